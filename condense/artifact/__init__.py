@@ -1,0 +1,26 @@
+"""The distilled set on disk: a folder with manifest.json, data.safetensors and preview.png (see docs/format.md)."""
+
+from condense.artifact.export import FORMATS, export
+from condense.artifact.format import (
+    DatasetRecord,
+    EvaluationRecord,
+    Manifest,
+    MethodRecord,
+)
+from condense.artifact.load import Artifact, load_artifact, read_manifest, verify
+from condense.artifact.save import add_evaluations, save_artifact
+
+__all__ = [
+    "FORMATS",
+    "Artifact",
+    "DatasetRecord",
+    "EvaluationRecord",
+    "Manifest",
+    "MethodRecord",
+    "add_evaluations",
+    "export",
+    "load_artifact",
+    "read_manifest",
+    "save_artifact",
+    "verify",
+]

@@ -1,0 +1,9 @@
+"""The derivative of an inner training run with respect to what it was trained on."""
+
+from condense.unroll.adjoint import adjoint
+from condense.unroll.oracles import full_graph, with_higher
+from condense.unroll.types import Engine, InnerStep, Unrolled
+
+ENGINES: dict[str, Engine] = {"adjoint": adjoint, "graph": full_graph, "higher": with_higher}
+
+__all__ = ["ENGINES", "Engine", "InnerStep", "Unrolled", "adjoint", "full_graph", "with_higher"]

@@ -1,0 +1,132 @@
+"""What the command line does, as functions."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from condense import provide
+from condense.artifact import DatasetRecord, MethodRecord, add_evaluations, load_artifact, save_artifact
+from condense.comparison import (
+    evaluate_baselines,
+    evaluate_on_test,
+    evaluate_run,
+    training_set,
+    validation_observer,
+)
+from condense.config import Layer, Resolved, read_resolved, resolve
+from condense.data import RealData
+from condense.errors import ConfigError, DataError
+from condense.evaluation import Evaluation, load_protocol
+from condense.loop import distillation_loop
+from condense.methods import METHODS, ExpertConfig, Problem
+from condense.runs import RunFolder, create_trackers, stop_signals
+from condense.synthetic import DistilledSet
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run is and what it scored: an evaluation for each network, and such a list for each baseline."""
+
+    run: Path
+    artifact: Path
+    evaluations: list[Evaluation]
+    baselines: dict[str, list[Evaluation]]
+
+
+def distill(method: str, ipc: int, *, out: Path | str, **values: Any) -> RunResult:
+    """Distil a data set into `ipc` images per class and evaluate the result, as `condense run` does.
+
+    `values` are keys that `condense show` lists, for example dataset="cifar10", seed=1, syn_steps=20. The run is kept
+    in the folder `out`, which must be new or empty.
+
+    Raises ConfigError for wrong keys and values, all of them at once, and DataError for missing or damaged data, both
+    before any work; NumericsError if the run diverges; Stopped on SIGTERM or SIGINT, with a checkpoint.
+    """
+    return run(resolve([Layer("distill()", {"method": method, "ipc": ipc, **values})]), Path(out))
+
+
+def run(resolved: Resolved, out: Path) -> RunResult:
+    """A new run in the folder `out`, of a configuration that is already resolved."""
+    data = provide.load_data(resolved.run)
+    create_trackers(resolved.run.tracker, out)  # a missing package is found before the folder is made
+    with RunFolder.create(out) as folder:
+        folder.write_config(resolved.values(), resolved.origins)
+        return _execute(resolved, data, folder)
+
+
+def resume(path: Path | str) -> RunResult:
+    """Continue the run in a folder, to the same bits as if it had never stopped. A finished run is only reported."""
+    with RunFolder.open(Path(path)) as folder:
+        resolved = read_resolved(folder.read_config(), str(folder.path / "config.toml"))
+        return _execute(resolved, provide.load_data(resolved.run), folder)
+
+
+def train_buffer(resolved: Resolved) -> Path:
+    """Train the experts that a run of this configuration needs, and return the folder that holds them."""
+    if not isinstance(resolved.method, ExpertConfig):
+        raise ConfigError(f"method {resolved.run.method!r} needs no experts, so there is no buffer to train")
+    problem = provide.build_problem(resolved.run, provide.load_data(resolved.run))
+    with stop_signals() as stop:
+        return provide.experts(resolved, problem, stop).path
+
+
+def evaluate_artifact(path: Path | str, **values: Any) -> list[Evaluation]:
+    """Train fresh networks on the distilled set at `path`, and test them on the data set that it was made from.
+
+    `values` are keys of the run that made it, to be changed for this evaluation: eval_networks, protocol,
+    eval_repeats, seed, data_root, device. The results are added to the manifest. Raises ArtifactError, ConfigError or
+    DataError before any training.
+    """
+    artifact = load_artifact(Path(path))
+    resolved = read_resolved(artifact.manifest.config | values, "eval")
+    data = provide.load_data(resolved.run)
+    if data.sha256 != artifact.manifest.dataset.sha256:
+        raise DataError(
+            f"{path} was made from another {data.name}: its data have SHA-256 {artifact.manifest.dataset.sha256[:12]}..., "
+            f"these have {data.sha256[:12]}.... Name the folder of the original files with --data-root"
+        )
+    problem = provide.build_problem(resolved.run, data)
+    protocol = load_protocol(resolved.run.protocol)
+    with stop_signals() as stop:
+        done = list(evaluate_on_test(training_set(artifact), problem, resolved.run, protocol, stop))
+    add_evaluations(Path(path), [asdict(evaluation) for evaluation in done])
+    return done
+
+
+def _execute(resolved: Resolved, data: RealData, folder: RunFolder) -> RunResult:
+    r = resolved.run
+    condenser = METHODS[r.method](resolved.method)
+    trackers = create_trackers(r.tracker, folder.path)
+    trackers.start(resolved.values())
+    with stop_signals() as stop:
+        problem = provide.build_problem(r, data)
+        if not folder.artifact_path.exists():
+            state = distillation_loop(
+                condenser,
+                provide.provide(resolved, problem, stop),
+                folder,
+                iterations=resolved.method.iterations,
+                checkpoint_every=r.checkpoint_every,
+                trackers=trackers,
+                stop=stop,
+                observer=validation_observer(resolved, condenser, problem) if r.eval_every else None,
+            )
+            _save(resolved, problem, condenser.distilled(state), folder)
+        evaluations = evaluate_run(resolved, problem, folder, stop)
+        baselines = evaluate_baselines(resolved, problem, stop)
+    trackers.finish({f"accuracy/{evaluation.network}": evaluation.mean for evaluation in evaluations})
+    return RunResult(folder.path, folder.artifact_path, evaluations, baselines)
+
+
+def _save(resolved: Resolved, problem: Problem, distilled: DistilledSet, folder: RunFolder) -> None:
+    method, data = METHODS[resolved.run.method], problem.data
+    save_artifact(
+        folder.artifact_path,
+        distilled,
+        preprocessing=problem.preprocessing.to("cpu"),
+        classes=data.classes,
+        method=MethodRecord(name=method.name, ipc=resolved.run.ipc, citation=method.citation),
+        dataset=DatasetRecord(name=data.name, sha256=data.sha256, source=data.source),
+        config=resolved.values(),
+        provenance=resolved.origins,
+    )

@@ -1,0 +1,116 @@
+"""Reading a distilled set: nothing is returned before all of it has been checked."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from condense.artifact.format import DATA, MANIFEST, Manifest, Payload, check_tensors, parse_manifest
+from condense.data.preprocess import Preprocessing
+from condense.errors import ArtifactError
+
+MAX_MANIFEST = 64 * 2**20
+"""The largest manifest that is read, in bytes: nobody writes one by accident, and parsing costs memory."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Artifact(Dataset[tuple[Tensor, Tensor]]):
+    """A distilled set as a torch Dataset of (image, label) in preprocessed space, ready for a DataLoader.
+
+    `images` [n, ch, h, w] float32; `labels` int64 [n], or probabilities [n, classes] float32, as
+    torch.nn.functional.cross_entropy takes them. Real images to test on go through `preprocess`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    preprocessing: Preprocessing
+    manifest: Manifest
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.labels[index]
+
+    def __repr__(self) -> str:
+        method, dataset = self.manifest.method, self.manifest.dataset
+        shape = list(self.images.shape[1:])
+        return f"Artifact({method.name} on {dataset.name}: {len(self)} images {shape}, {len(self.classes)} classes)"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels."""
+        return self.manifest.classes
+
+    @property
+    def lr(self) -> float | None:
+        """The learned learning rate for plain SGD on this set, where the method learns one."""
+        return self.manifest.lr
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Real images [m, ch, h, w] (uint8, or float in 0..1) as input for a network trained on this set."""
+        return self.preprocessing.to(images.device)(images)
+
+    def pixels(self) -> Tensor:
+        """The images in display space: float32 [n, ch, h, w], clipped to 0..1."""
+        return self.preprocessing.inverse(self.images).clamp(0, 1)
+
+
+def load_artifact(folder: Path) -> Artifact:
+    """Read the distilled set in `folder`.
+
+    Raises ArtifactError, with one message for each thing that can be wrong: no folder, no manifest, not JSON, an
+    unknown format or version, a bad key; a payload file that is missing, of another size or of another SHA-256; a
+    tensor that is missing, of the wrong type or shape, not finite, or a label without a class.
+    """
+    manifest = read_manifest(folder)
+    content = {name: _read_payload(folder / name, payload) for name, payload in manifest.payload.items()}
+    path = folder / DATA
+    try:
+        tensors = safetensors.torch.load(content[DATA])
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"{path}: not a safetensors file ({error}).") from None
+    check_tensors(manifest, tensors, path)
+    prefix = "preprocessing."
+    fitted = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return Artifact(
+        images=tensors["images"],
+        labels=tensors["labels"],
+        preprocessing=Preprocessing.from_tensors(manifest.preprocessing.kind, fitted),
+        manifest=manifest,
+    )
+
+
+def verify(folder: Path) -> Manifest:
+    """Check all of the distilled set in `folder` and return its manifest. Raises ArtifactError as `load_artifact`."""
+    return load_artifact(folder).manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest alone; the files it lists are not looked at. Raises ArtifactError as `load_artifact` does."""
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder}: no such folder. A distilled set is a folder with {MANIFEST} and {DATA}.")
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{path}: missing. The folder is not a distilled set, or was not copied completely.")
+    if path.stat().st_size > MAX_MANIFEST:
+        raise ArtifactError(f"{path}: {path.stat().st_size} bytes; a manifest has at most {MAX_MANIFEST}.")
+    return parse_manifest(path.read_bytes(), path)
+
+
+def _read_payload(path: Path, payload: Payload) -> bytes:
+    """All bytes of a file, read once, so that what was checked is what is used."""
+    if not path.is_file():  # links are followed (download caches consist of them); pipes and devices are not files
+        raise ArtifactError(f"{path}: missing, though the manifest lists it. Copy the set again.")
+    size = path.stat().st_size
+    if size != payload.bytes:
+        what = "truncated" if size < payload.bytes else "too long"
+        raise ArtifactError(f"{path}: {what}: {size} bytes instead of {payload.bytes}. Copy the set again.")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != payload.sha256:
+        raise ArtifactError(f"{path}: the SHA-256 is not that of the manifest: the content has changed. Copy it again.")
+    return content

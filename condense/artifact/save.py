@@ -1,0 +1,133 @@
+"""Writing a distilled set: built and checked in memory, then visible on disk all at once."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+import safetensors.torch
+import torch
+from pydantic import JsonValue
+
+from condense.artifact.folder import new_folder, refuse_existing
+from condense.artifact.format import (
+    DATA,
+    EQUATIONS,
+    FORMAT,
+    IMAGE_VALUES,
+    LABEL_VALUES,
+    MANIFEST,
+    PREVIEW,
+    VERSION,
+    DatasetRecord,
+    EvaluationRecord,
+    ImagesRecord,
+    LabelKind,
+    LabelsRecord,
+    Manifest,
+    MethodRecord,
+    Payload,
+    PreprocessingRecord,
+    check_tensors,
+    class_of,
+)
+from condense.artifact.load import read_manifest
+from condense.artifact.preview import draw_preview
+from condense.data.preprocess import Preprocessing
+from condense.files import write_atomic
+from condense.synthetic.types import DistilledSet
+
+
+def save_artifact(
+    folder: Path,
+    distilled: DistilledSet,
+    *,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    method: MethodRecord,
+    dataset: DatasetRecord,
+    config: Mapping[str, JsonValue],
+    provenance: Mapping[str, str],
+    evaluations: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """Write `distilled` as a new artifact at `folder` and return that path.
+
+    `config` is the resolved configuration, `provenance` says for each of its keys where the value came from.
+    `evaluations` are mappings with the keys of EvaluationRecord; others are kept. Equal tensors give equal bytes in
+    data.safetensors, and nothing in that file depends on the time or the machine.
+
+    Raises ConfigError if something is there already; ArtifactError if the tensors would not load. In both cases, and
+    if the process dies, there is no artifact at `folder`, not half of one.
+    """
+    refuse_existing(folder)
+    preprocessing = preprocessing.to("cpu")
+    tensors = {
+        "images": distilled.images,
+        "labels": distilled.labels,
+        **{f"preprocessing.{name}": tensor for name, tensor in preprocessing.tensors().items()},
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    images, labels = tensors["images"], tensors["labels"]
+    kind: LabelKind = "hard" if labels.ndim == 1 else "soft"
+    forward, inverse = EQUATIONS[preprocessing.kind]
+    n, channels, height, width = images.shape
+    # No metadata in the safetensors header: several keys would be written in an order that changes from call to call.
+    data = safetensors.torch.save(tensors)
+    manifest = Manifest(
+        format=FORMAT,
+        format_version=VERSION,
+        method=method,
+        dataset=dataset,
+        classes=tuple(classes),
+        images=ImagesRecord(shape=(n, channels, height, width), values=IMAGE_VALUES),
+        labels=LabelsRecord(kind=kind, values=LABEL_VALUES[kind]),
+        preprocessing=PreprocessingRecord(kind=preprocessing.kind, forward=forward, inverse=inverse),
+        lr=distilled.lr,
+        config=dict(config),
+        provenance=dict(provenance),
+        evaluations=tuple(EvaluationRecord.model_validate(record) for record in evaluations),
+        versions={"condense": _own_version(), "torch": torch.__version__, "python": python_version()},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        payload={DATA: _payload(data)},
+    )
+    check_tensors(manifest, tensors, folder / DATA)
+    preview = draw_preview(
+        preprocessing.inverse(images).clamp(0, 1),
+        class_of(labels),
+        classes,
+        title=f"{method.name}, {dataset.name}, {method.ipc} per class",
+    )
+    manifest = manifest.model_copy(update={"payload": {**manifest.payload, PREVIEW: _payload(preview)}})
+    text = manifest.to_json()
+    with new_folder(folder) as work:
+        write_atomic(work / DATA, data)
+        write_atomic(work / PREVIEW, preview)
+        write_atomic(work / MANIFEST, text)
+    return folder
+
+
+def add_evaluations(folder: Path, records: Sequence[Mapping[str, Any]]) -> Manifest:
+    """Append evaluation records (mappings with the keys of EvaluationRecord) to a manifest and return the new one.
+
+    The manifest is replaced in one step, the other files are not touched. Two processes that append at the same
+    moment can lose one's records, never the file. Raises ArtifactError if the manifest cannot be read.
+    """
+    manifest = read_manifest(folder)
+    added = tuple(EvaluationRecord.model_validate(record) for record in records)
+    manifest = manifest.model_copy(update={"evaluations": manifest.evaluations + added})
+    write_atomic(folder / MANIFEST, manifest.to_json())
+    return manifest
+
+
+def _payload(content: bytes) -> Payload:
+    return Payload(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def _own_version() -> str:
+    try:
+        return version("condense-dd")
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,235 @@
+"""What a run is: one flat table of keys, each with its value and where that came from.
+
+Later layers win:  method defaults < data set < recipe row < --config FILE < --set < flags.
+
+Keys of the run (`RunConfig`) and of the method (its `Config`) share one namespace, so `--set syn_steps=20` needs no
+prefix. All problems are found at once and reported together.
+"""
+
+import math
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from condense.augment import DSA, FULL_STRATEGY
+from condense.data import find_source
+from condense.errors import ConfigError, unknown
+from condense.evaluation import load_protocol
+from condense.methods import METHODS, MethodConfig, get_method
+from condense.networks import canonical
+from condense.resources import config_path
+from condense.runs import TRACKERS
+
+MIRROR_FREE = "_".join(name for name in FULL_STRATEGY.split("_") if name != "flip")
+
+
+class RunConfig(BaseModel):
+    """The keys that every method has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    method: str = Field(description="condenser, see `condense ls methods`")
+    ipc: int = Field(1, ge=1, description="synthetic images per class")
+    dataset: str = Field("digits", description="data set, see `condense ls datasets`; folder:PATH or npz:PATH")
+    data_root: Path | None = Field(None, strict=False, description="folder of the data sets' files; none: the cache")
+    download: bool = Field(False, description="fetch missing data files")
+    validation: float = Field(0.1, ge=0, lt=1, description="part of the training set held out for every choice")
+    zca: bool = Field(False, description="ZCA whitening in place of mean and standard deviation")
+    network: str = Field("convnet", description="network of the condenser, see `condense ls networks`")
+    dsa: str = Field(FULL_STRATEGY, description="augmentation strategy: operators joined by _, or none")
+    recipe: Literal["auto", "published", "small", "none"] = Field(
+        "auto", description="which row of configs/<method>.toml applies; auto: published, else small"
+    )
+    seed: int = Field(0, ge=0, description="seed of everything random")
+    device: str = Field("auto", description="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
+    buffer: Path | None = Field(None, strict=False, description="folder of expert trajectories; none: by content, in the cache")
+    buffer_dtype: Literal["float32", "bfloat16"] = Field("float32", description="number format of the buffer")
+    checkpoint_every: int = Field(50, ge=1, description="iterations between checkpoints")
+    eval_every: int = Field(0, ge=0, description="iterations between validation accuracies in the log; 0: none")
+    tracker: tuple[str, ...] = Field((), strict=False, description="also log to wandb, tensorboard")
+    protocol: str = Field("quick", description="evaluation protocol, see `condense ls protocols`")
+    eval_networks: tuple[str, ...] = Field((), strict=False, description="networks to evaluate on; none: `network`")
+    eval_repeats: int | None = Field(None, ge=1, description="fresh networks per evaluation; none: the protocol's number")
+    baselines: tuple[str, ...] = Field(("random", "kmeans"), strict=False, description="methods in the final table")
+    full_data: bool = Field(True, description="train on all real images too, for the final table")
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks of the evaluation."""
+        return self.eval_networks or (self.network,)
+
+    @property
+    def torch_device(self) -> torch.device:
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(name)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one place, and the words for that place."""
+
+    origin: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A complete, valid configuration, and where each key came from."""
+
+    run: RunConfig
+    method: MethodConfig
+    origins: dict[str, str]
+
+    def values(self) -> dict[str, Any]:
+        """Every key with its value, as plain JSON and TOML types."""
+        return self.run.model_dump(mode="json") | self.method.model_dump(mode="json")
+
+
+def fields(method: str) -> dict[str, str]:
+    """Every key that a run of this method has, with its description."""
+    models: tuple[type[BaseModel], ...] = (RunConfig, get_method(method).Config)
+    return {name: field.description or "" for model in models for name, field in model.model_fields.items()}
+
+
+def rows(method: str) -> list[dict[str, Any]]:
+    """The recipe rows of a method: recipe, dataset, ipc, source and values."""
+    return list(tomllib.loads(config_path(method).read_text(encoding="utf-8")).get("row", []))
+
+
+def find_row(method: str, dataset: str, ipc: int, recipe: str) -> dict[str, Any] | None:
+    """The row for this data set, of the nearest ipc (by ratio); a row without a data set serves all others."""
+    for kind in ("published", "small") if recipe == "auto" else (recipe,):
+        of_kind = [row for row in rows(method) if row["recipe"] == kind]
+        fitting = [row for row in of_kind if row.get("dataset") == dataset]
+        fitting = fitting or [row for row in of_kind if "dataset" not in row]
+        if fitting:
+            return min(fitting, key=lambda row: abs(math.log(row["ipc"] / ipc)))
+    return None
+
+
+def read_config_file(path: Path) -> Layer:
+    """A --config file: flat TOML. Raises ConfigError if it is missing or not TOML."""
+    try:
+        return Layer(str(path), tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}. Give the path of a TOML file") from error
+    except ValueError as error:
+        raise ConfigError(f"--config {path}: not valid TOML ({error})") from error
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """key=value as TOML has it; a value that is not TOML is a string, and `none` unsets the key."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r}: must be key=value, for example --set syn_steps=20")
+    value = value.strip()
+    if value.lower() == "none":
+        return key.strip(), None
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except ValueError:
+        return key.strip(), value
+
+
+def resolve(layers: Sequence[Layer]) -> Resolved:
+    """Merge the layers, lowest first, with defaults and the recipe row below them, and check everything.
+
+    Raises ConfigError that lists every problem found.
+    """
+    given = {key: value for layer in layers for key, value in layer.values.items()}
+    if "method" not in given:
+        raise ConfigError(f"no method. Give --method NAME, one of {', '.join(sorted(METHODS))}")
+    method = get_method(str(given["method"]))
+    below: list[Layer] = []
+    dataset, ipc = given.get("dataset", "digits"), given.get("ipc", 1)
+    recipe = given.get("recipe", "auto")
+    if isinstance(dataset, str) and _passes(lambda: find_source(dataset)) and not find_source(dataset)[0].mirrored:
+        below.append(Layer(f"data set {dataset}", {"dsa": MIRROR_FREE}))
+    if isinstance(dataset, str) and isinstance(ipc, int) and ipc >= 1 and recipe != "none":
+        row = find_row(method.name, dataset, ipc, str(recipe))
+        if row is not None:
+            below.append(Layer(_row_name(row, ipc), row["values"]))
+    return _validate([*below, *layers])
+
+
+def read_resolved(values: dict[str, Any], origin: str) -> Resolved:
+    """A configuration written by an earlier run: complete, so nothing is looked up below it."""
+    return _validate([Layer(origin, values)])
+
+
+def _row_name(row: dict[str, Any], ipc: int) -> str:
+    near = "" if row["ipc"] == ipc else f", nearest to ipc {ipc}"
+    return f"{row['recipe']} recipe: {row.get('dataset', 'any data set')} ipc {row['ipc']}{near} ({row['source']})"
+
+
+def _validate(layers: Sequence[Layer]) -> Resolved:
+    values = {key: value for layer in layers for key, value in layer.values.items()}
+    origins = {key: layer.origin for layer in layers for key in layer.values}
+    method = get_method(str(values.get("method")))
+    known = fields(method.name)
+    problems = [f"{origins[key]}: {unknown('key', key, known)}" for key in values if key not in known]
+
+    models: dict[type[BaseModel], BaseModel | None] = {}
+    for model in (RunConfig, method.Config):
+        part = {key: value for key, value in values.items() if key in model.model_fields}
+        try:
+            models[model] = model.model_validate(part)
+        except ValidationError as error:
+            models[model] = None
+            for e in error.errors():
+                key = str(e["loc"][0])
+                problems.append(f"{origins.get(key, 'default')}: {key} = {e['input']!r}: {e['msg']} ({known[key]})")
+    run, config = models[RunConfig], models[method.Config]
+    if isinstance(run, RunConfig):
+        problems += _check_run(run)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    assert isinstance(run, RunConfig) and isinstance(config, MethodConfig)
+    defaults = {key: "default" for key in known}
+    return Resolved(run, config, defaults | origins)
+
+
+def _check_run(run: RunConfig) -> list[str]:
+    """What types and ranges cannot say; all that can be known without the data."""
+    checks: list[Callable[[], object]] = [
+        lambda: find_source(run.dataset),
+        lambda: DSA(run.dsa),
+        lambda: load_protocol(run.protocol),
+        lambda: _check_device(run),
+        *(lambda name=name: canonical(name, channels=3, size=32, classes=10) for name in (run.network, *run.eval_networks)),
+        *(lambda name=name: get_method(name) for name in run.baselines),
+        *(lambda name=name: _check_tracker(name) for name in run.tracker),
+    ]
+    return [str(error) for check in checks if (error := _error(check)) is not None]
+
+
+def _check_device(run: RunConfig) -> None:
+    try:
+        torch.empty(0, device=run.torch_device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}. Give cpu or cuda") from error
+
+
+def _check_tracker(name: str) -> None:
+    if name not in TRACKERS:
+        raise ConfigError(unknown("tracker", name, TRACKERS))
+
+
+def _error(check: Callable[[], object]) -> ConfigError | None:
+    try:
+        check()
+    except ConfigError as error:
+        return error
+    return None
+
+
+def _passes(check: Callable[[], object]) -> bool:
+    return _error(check) is None
+

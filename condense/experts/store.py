@@ -1,0 +1,143 @@
+"""The trajectory store, or "buffer": the parameters of many experts after each epoch, on disk.
+
+A folder with `trajectories.bin`, one array [experts, snapshots, parameters] of little-endian float32 or bfloat16, read
+by memory mapping, and `manifest.json`, which says what the array holds and which experts are finished. An expert is
+written, flushed to disk and only then named in the manifest, so a killed store continues with the expert it was at.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condense.errors import DataError
+from condense.files import write_atomic
+
+FORMAT = "condense-trajectories"
+VERSION = 1
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TrajectoryStore:
+    """Expert trajectories of one identity: data, preprocessing, network, optimiser, seed.
+
+    `identity` is a flat dictionary of plain values. A store on disk with another identity is refused.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], device: torch.device) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.device = device
+        self._array: Tensor | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        identity: dict[str, Any],
+        snapshots: int,
+        parameters: int,
+        dtype: str = "float32",
+        device: torch.device | None = None,
+    ) -> "TrajectoryStore":
+        """Open the store at `path`, or start an empty one.
+
+        A store may hold more snapshots than are asked for. Raises DataError for another identity or dtype, fewer
+        snapshots, or a damaged manifest, naming each field that differs.
+        """
+        device = device or torch.device("cpu")
+        file = path / "manifest.json"
+        if not file.exists():
+            path.mkdir(parents=True, exist_ok=True)
+            header = {"format": FORMAT, "version": VERSION, "dtype": dtype}
+            manifest = header | {"snapshots": snapshots, "parameters": parameters, "identity": identity, "experts": []}
+            store = cls(path, manifest, device)
+            store._save()
+            return store
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            held = manifest["identity"]
+            wanted = identity | {"dtype": dtype, "parameters": parameters, "version": VERSION}
+            held = held | {key: manifest[key] for key in ("dtype", "parameters", "version")}
+            enough = manifest["snapshots"] >= snapshots
+            assert isinstance(manifest["experts"], list)
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            raise DataError(f"trajectory store {path}: manifest.json is damaged ({error}); delete the folder") from error
+        different = [
+            f"{key}: store has {held.get(key)!r}, this run needs {wanted.get(key)!r}"
+            for key in sorted(held.keys() | wanted.keys())
+            if held.get(key) != wanted.get(key)
+        ]
+        if not enough:
+            different.append(f"snapshots: store has {manifest['snapshots']}, this run needs {snapshots}")
+        if different:
+            raise DataError(
+                f"trajectory store {path} was made for another run: {'; '.join(different)}. "
+                "Name another folder with --set buffer=PATH, or leave it out and a fitting store is made"
+            )
+        return cls(path, manifest, device)
+
+    @property
+    def snapshots(self) -> int:
+        return int(self.manifest["snapshots"])
+
+    @property
+    def parameters(self) -> int:
+        return int(self.manifest["parameters"])
+
+    def missing(self, experts: int) -> list[int]:
+        """Which of the experts 0 .. experts - 1 are still to be trained."""
+        return sorted(set(range(experts)) - set(self.manifest["experts"]))
+
+    def write(self, expert: int, trajectory: Iterable[Tensor]) -> None:
+        """Write one expert's snapshots, each [P], as they come; it counts only once all of them are on disk."""
+        dtype = DTYPES[self.manifest["dtype"]]
+        size = self.parameters * dtype.itemsize
+        count = 0
+        descriptor = os.open(self.path / "trajectories.bin", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            for theta in trajectory:
+                assert theta.shape == (self.parameters,) and count < self.snapshots
+                data = memoryview(theta.detach().to("cpu", dtype).contiguous().view(torch.uint8).numpy())
+                offset = (expert * self.snapshots + count) * size
+                while data:
+                    written = os.pwrite(descriptor, data, offset)
+                    data, offset = data[written:], offset + written
+                count += 1
+            assert count == self.snapshots, f"{count} snapshots for a store of {self.snapshots}"
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        self.manifest["experts"] = sorted({*self.manifest["experts"], expert})
+        self._save()
+
+    def load(self, experts: int) -> None:
+        """Map the first `experts` trajectories, which must be complete, and place them on the device.
+
+        On the CPU they stay in the page cache; on an accelerator they are copied once, so no step reads the disk.
+        """
+        assert not self.missing(experts), "train the missing experts first"
+        dtype = DTYPES[self.manifest["dtype"]]
+        file = self.path / "trajectories.bin"
+        count = experts * self.snapshots * self.parameters
+        held = file.stat().st_size if file.exists() else 0
+        if held < count * dtype.itemsize:
+            raise DataError(
+                f"trajectory store {self.path}: trajectories.bin has {held} bytes, {count * dtype.itemsize} are expected; "
+                "the file is truncated: delete the folder and train the experts again"
+            )
+        flat = torch.from_file(str(file), shared=False, size=count, dtype=dtype)
+        self._array = flat.view(experts, self.snapshots, self.parameters).to(self.device)
+
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        """theta [P] of an expert after `epoch` epochs, as float32 memory of its own."""
+        assert self._array is not None, "load() comes first"
+        return self._array[expert, epoch].to(torch.float32, copy=True)
+
+    def _save(self) -> None:
+        write_atomic(self.path / "manifest.json", json.dumps(self.manifest, indent=1).encode())

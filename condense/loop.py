@@ -1,0 +1,50 @@
+"""The one distillation loop: step, log, checkpoint, stop."""
+
+from collections.abc import Callable
+
+from condense.methods import Condenser, Metrics, Problem
+from condense.runs import RunFolder, StopFlag, Trackers, progress
+from condense.synthetic import State
+
+Observer = Callable[[State, int], Metrics]
+"""Extra metrics of the state after an iteration, such as a validation accuracy; it changes nothing."""
+
+
+def distillation_loop(
+    condenser: Condenser,
+    problem: Problem,
+    folder: RunFolder,
+    *,
+    iterations: int,
+    checkpoint_every: int,
+    trackers: Trackers,
+    stop: StopFlag,
+    observer: Observer | None = None,
+) -> State:
+    """Run the condenser to its last iteration, from the folder's newest checkpoint if there is one.
+
+    Every draw has an address, so the state after iteration i does not depend on where the run was interrupted, how
+    often it is logged, evaluated or saved. A stop signal is obeyed between two iterations: the state is saved and
+    Stopped raised. Raises NumericsError for a loss or gradient that is not finite; the last checkpoint stands.
+    """
+    found = folder.latest_checkpoint()
+    if found is None:
+        start, state = 0, condenser.init(problem)
+    else:
+        start, held = found
+        state = {name: tensor.to(problem.device) for name, tensor in held.items()}
+    with folder.metrics(start) as log, progress(iterations, start, condenser.name) as display:
+        for iteration in range(start, iterations):
+            metrics = condenser.step(state, problem, iteration)
+            if observer is not None:
+                metrics = metrics | observer(state, iteration)
+            log.log(iteration, metrics)
+            trackers.log(iteration, metrics)
+            display.update(iteration, metrics)
+            done = iteration + 1
+            if done == iterations or done % checkpoint_every == 0 or stop.requested is not None:
+                log.sync()
+                folder.save_checkpoint(done, state)
+            stop.check()
+    return state
+

@@ -1,0 +1,155 @@
+"""The contract of a condenser, and the registry.
+
+A condenser is given a `Problem` (real data, network, experts, randomness by address) and keeps all that changes in a
+`State`. It never sees the loop, the run folder, a tracker or the evaluator.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from condense import rng
+from condense.augment import DSA
+from condense.data import Preprocessing, RealData
+from condense.errors import ConfigError, NumericsError, unknown
+from condense.experts import ExpertPlan, TrajectoryStore
+from condense.networks import Network
+from condense.synthetic import DistilledSet, State
+
+Metrics = dict[str, float]
+
+
+class Need(Enum):
+    """What a condenser asks the loop to provide."""
+
+    EXPERTS = "experts"  # problem.experts: a store of trajectories, trained as config.expert_plan says
+    TEACHER = "teacher"  # problem.teacher: parameters of one network trained on the real data
+
+
+class MethodConfig(BaseModel):
+    """Hyper-parameters of a condenser, under the names the field uses. Unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    iterations: int = Field(0, ge=0, description="updates of the synthetic set")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a condenser may know. `augmentation` is the DSA of the data set; `teacher` a flat parameter vector [P]."""
+
+    data: RealData
+    preprocessing: Preprocessing
+    network: Network
+    augmentation: DSA
+    ipc: int
+    seed: int
+    experts: TrajectoryStore | None = None
+    teacher: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.train.images.device
+
+    def rng(self, stream: str, iteration: int = 0) -> torch.Generator:
+        """The generator of the draw (seed, stream, iteration)."""
+        return rng.generator(self.seed, stream, iteration)
+
+    def inner_loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy of the network at theta [P]; y is int64 [b] or probabilities [b, classes]."""
+        return F.cross_entropy(self.network.logits(theta, x), y)
+
+
+class Condenser(Protocol):
+    """One method. Stateless apart from its configuration."""
+
+    name: ClassVar[str]
+    family: ClassVar[str]
+    summary: ClassVar[str]
+    citation: ClassVar[str]
+    Config: ClassVar[type[MethodConfig]]
+    needs: ClassVar[frozenset[Need]]
+
+    def __init__(self, config: MethodConfig) -> None: ...
+
+    def init(self, problem: Problem) -> State:
+        """Every tensor that will change, at its first value."""
+        ...
+
+    def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
+        """One update of `state`, in place. Raises NumericsError, before anything has changed, if it is not finite."""
+        ...
+
+    def distilled(self, state: State) -> DistilledSet:
+        """The set as it stands."""
+        ...
+
+
+class ExpertConfig(MethodConfig):
+    """Base of configurations whose method needs expert trajectories."""
+
+    num_experts: int = Field(100, ge=1, description="expert trajectories in the buffer")
+    expert_lr: float = Field(0.01, gt=0, description="learning rate of expert training")
+    expert_batch: int = Field(256, ge=1, description="batch size of expert training")
+    expert_momentum: float = Field(0.0, ge=0, lt=1, description="momentum of expert training")
+
+    def expert_plan(self, dsa: str) -> ExpertPlan:
+        """How the experts are trained; `dsa` is the run's augmentation strategy."""
+        raise NotImplementedError
+
+
+class TeacherConfig(MethodConfig):
+    """Base of configurations whose method needs one network trained on the real data."""
+
+    teacher_epochs: int = Field(10, ge=1, description="epochs of the network whose embedding is used")
+    teacher_lr: float = Field(0.01, gt=0, description="its learning rate")
+    teacher_momentum: float = Field(0.9, ge=0, lt=1, description="its momentum")
+    teacher_batch: int = Field(256, ge=1, description="its batch size")
+
+    def teacher_plan(self, dsa: str) -> ExpertPlan:
+        """How the teacher is trained: like an expert, of which the last snapshot is kept."""
+        return ExpertPlan(
+            epochs=self.teacher_epochs,
+            lr=self.teacher_lr,
+            batch=self.teacher_batch,
+            momentum=self.teacher_momentum,
+            dsa=dsa,
+        )
+
+
+def check_finite(method: str, iteration: int, tensors: Mapping[str, Tensor | None]) -> None:
+    """Raise NumericsError naming method, iteration and tensors if any value is NaN or infinite.
+
+    All tensors are reduced before the one look at the result, which is the only wait for the device in an iteration.
+    """
+    named = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor in named.values()])
+    if not bool(finite.all()):
+        bad = [name for name, ok in zip(named, finite.tolist(), strict=True) if not ok]
+        raise NumericsError(
+            f"{method}, iteration {iteration}: {' and '.join(bad)} not finite. The set was not changed by this iteration. "
+            "Lower lr_img, lr_teacher or syn_steps and resume from an earlier checkpoint, or start again"
+        )
+
+
+METHODS: dict[str, type[Condenser]] = {}
+
+
+def register(cls: type[Condenser]) -> type[Condenser]:
+    """Class decorator: make a condenser known by its name."""
+    assert cls.name not in METHODS, cls.name
+    METHODS[cls.name] = cls
+    return cls
+
+
+def get_method(name: str) -> type[Condenser]:
+    """The condenser of this name. Raises ConfigError with the closest names."""
+    if name not in METHODS:
+        raise ConfigError(unknown("method", name, METHODS))
+    return METHODS[name]

@@ -1,0 +1,76 @@
+"""What the real-image baselines share: they pick rows of the training set once, and never move them."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from condense.data import Inputs
+from condense.methods.base import MethodConfig, Metrics, Need, Problem, TeacherConfig
+from condense.synthetic import DistilledSet, State, hard_labels
+
+BATCH = 1024
+
+
+class Coreset:
+    """Base of the baselines: `pick` gives row numbers of the training set [classes * ipc], class by class."""
+
+    family: ClassVar[str] = "real images"
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    def __init__(self, config: MethodConfig) -> None:
+        self.config = config
+
+    def pick(self, problem: Problem) -> Tensor:
+        raise NotImplementedError
+
+    def init(self, problem: Problem) -> State:
+        images = problem.preprocessing(problem.data.train.images[self.pick(problem)])
+        return {"images": images, "labels": hard_labels(problem.data.num_classes, problem.ipc, images.device)}
+
+    def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
+        """Nothing is learned: these methods run for 0 iterations."""
+        raise AssertionError("a coreset has no iterations")
+
+    def distilled(self, state: State) -> DistilledSet:
+        return DistilledSet(state["images"], state["labels"])
+
+
+class EmbeddedCoreset(Coreset):
+    """Base of the baselines that choose by distance in an embedding.
+
+    The embedding is the input of the last layer of the run's own network, trained on the training split by
+    `TeacherConfig`; images are not augmented.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = TeacherConfig
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TEACHER})
+
+    def choose(self, features: Tensor, ipc: int, seed: int) -> Tensor:
+        """`ipc` different rows of one class's features [n, d]."""
+        raise NotImplementedError
+
+    def pick(self, problem: Problem) -> Tensor:
+        assert problem.teacher is not None
+        inputs, labels = Inputs(problem.data.train, problem.preprocessing), problem.data.train.labels
+        rows = []
+        for c in range(problem.data.num_classes):
+            members = torch.nonzero(labels == c).flatten()
+            with torch.inference_mode():
+                features = torch.cat([problem.network.embed(problem.teacher, inputs[b]) for b in members.split(BATCH)])
+            seed = int(torch.randint(2**31, (), generator=problem.rng("coreset", c)))
+            chosen = self.choose(features.double().cpu(), problem.ipc, seed)
+            rows.append(members[chosen.to(members.device)])
+        return torch.cat(rows)
+
+
+def greedy(first: int, count: int, score: Callable[[int], Tensor]) -> Tensor:
+    """`first`, then again and again the row not yet taken with the lowest score; score(last) sees the last row taken."""
+    chosen = [first]
+    while len(chosen) < count:
+        scores = score(chosen[-1])
+        scores[chosen] = torch.inf
+        chosen.append(int(scores.argmin()))
+    return torch.tensor(chosen)

@@ -1,0 +1,67 @@
+"""FTD: minimising the accumulated trajectory error.
+
+Du, Jiang, Tan, Zhou and Li, CVPR 2023, arXiv 2211.11004. MTT with two changes:
+
+* the experts are trained with GSAM, towards flat minima, so that a student which strays from an expert's path is hurt
+  less by it (section 4, algorithm 1);
+* the set that is handed over is the exponential moving average of the images, ema <- d ema + (1 - d) images after each
+  update (the optimiser never sees it).
+
+With rho = 0 and ema_decay = 0 this is MTT, bit for bit.
+"""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from condense.experts import ExpertPlan
+from condense.methods.base import MethodConfig, Metrics, Problem, register
+from condense.methods.mtt import MTT, MTTConfig
+from condense.synthetic import DistilledSet, State
+
+
+class FTDConfig(MTTConfig):
+    """Hyper-parameters of FTD: those of MTT, GSAM's and the moving average's."""
+
+    rho: float = Field(0.01, ge=0, description="GSAM: radius of the perturbation; 0 is plain SGD")
+    alpha: float = Field(1.0, ge=0, description="GSAM: weight of the surrogate gap")
+    adaptive: bool = Field(True, description="GSAM: perturbation in proportion to the squared parameters")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the images' moving average; 0 turns it off")
+
+    def expert_plan(self, dsa: str) -> ExpertPlan:
+        """MTT's plan with GSAM."""
+        return super().expert_plan(dsa).model_copy(
+            update={"rho": self.rho, "alpha": self.alpha, "adaptive": self.adaptive}
+        )
+
+
+@register
+class FTD(MTT):
+    name: ClassVar[str] = "ftd"
+    summary: ClassVar[str] = "MTT with flat-minima (GSAM) experts and the moving average of the images"
+    citation: ClassVar[str] = """@inproceedings{du2023ftd,
+  title = {Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation},
+  author = {Du, Jiawei and Jiang, Yidi and Tan, Vincent Y. F. and Zhou, Joey Tianyi and Li, Haizhou},
+  booktitle = {CVPR}, year = {2023}, eprint = {2211.11004}, archivePrefix = {arXiv}}"""
+    Config: ClassVar[type[MethodConfig]] = FTDConfig
+
+    def __init__(self, config: MethodConfig) -> None:
+        super().__init__(config)
+        assert isinstance(config, FTDConfig)
+        self.ema_decay = config.ema_decay
+
+    def init(self, problem: Problem) -> State:
+        state = super().init(problem)
+        if self.ema_decay:
+            state["ema"] = state["images"].clone()
+        return state
+
+    def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
+        metrics = super().step(state, problem, iteration)
+        if self.ema_decay:
+            state["ema"].mul_(self.ema_decay).add_(state["images"], alpha=1 - self.ema_decay)
+        return metrics
+
+    def distilled(self, state: State) -> DistilledSet:
+        last = super().distilled(state)
+        return DistilledSet(state["ema"], last.labels, last.lr) if self.ema_decay else last

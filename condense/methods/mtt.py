@@ -1,0 +1,150 @@
+"""MTT: dataset distillation by matching training trajectories.
+
+Cazenavette, Wang, Torralba, Efros and Zhu, CVPR 2022, arXiv 2203.11932, algorithm 1. One iteration:
+
+    theta_0 = theta*_t, target = theta*_{t+M}      a segment of a random expert, t uniform on 0 .. T-1
+    theta_{i+1} = theta_i - a grad CE(theta_i; A_i(x_i), y_i)      N steps on mini-batches of the synthetic set
+    L = |theta_N - target|^2 / |theta_0 - target|^2
+    images and a descend dL/dimages and dL/da
+
+The derivative is exact, through all N steps.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from condense.experts import ExpertPlan
+from condense.methods.base import ExpertConfig, MethodConfig, Metrics, Need, Problem, check_finite, register
+from condense.objectives import normalised_distance
+from condense.synthetic import DistilledSet, Initial, State, hard_labels, initial_images, sgd_
+from condense.unroll import ENGINES, InnerStep
+
+
+class MTTConfig(ExpertConfig):
+    """Hyper-parameters of MTT. N, M and T of the paper are syn_steps, expert_epochs and max_start_epoch."""
+
+    iterations: int = Field(5000, ge=0, description="updates of the synthetic set")
+    syn_steps: int = Field(20, ge=1, description="N: inner steps on the synthetic set")
+    expert_epochs: int = Field(2, ge=1, description="M: expert epochs that the inner steps should cover")
+    max_start_epoch: int = Field(20, ge=1, description="T: segments start at epochs 0 .. T-1")
+    lr_img: float = Field(100.0, gt=0, description="learning rate of the images")
+    momentum_img: float = Field(0.5, ge=0, lt=1, description="momentum of the images")
+    lr_lr: float = Field(1e-5, ge=0, description="learning rate of the inner learning rate")
+    momentum_lr: float = Field(0.5, ge=0, lt=1, description="momentum of the inner learning rate")
+    lr_teacher: float = Field(0.01, gt=0, description="the inner learning rate at the start")
+    batch_syn: int | None = Field(None, ge=1, description="images in an inner step; none: the whole set")
+    init: Initial = Field("real", description="where the images start")
+    unroll: Literal["adjoint", "graph", "higher"] = Field("adjoint", description="how the inner run is differentiated")
+
+    def expert_plan(self, dsa: str) -> ExpertPlan:
+        """Plain SGD, stopped at the last epoch that can be a target: T - 1 + M."""
+        return ExpertPlan(
+            epochs=self.max_start_epoch - 1 + self.expert_epochs,
+            lr=self.expert_lr,
+            batch=self.expert_batch,
+            momentum=self.expert_momentum,
+            dsa=dsa,
+        )
+
+
+def inner_batches(n: int, batch: int | None, draws: torch.Generator) -> Iterator[Tensor]:
+    """Row numbers of one mini-batch after another, without end.
+
+    Each permutation of the n rows is used up before the next is drawn; a batch that is short because `batch` does not
+    divide n comes first, as in the published code. No `batch`, or a larger one than n, is the whole set each time.
+    """
+    while True:
+        yield from reversed(torch.randperm(n, generator=draws).split(batch or n))
+
+
+@register
+class MTT:
+    name: ClassVar[str] = "mtt"
+    family: ClassVar[str] = "trajectory"
+    summary: ClassVar[str] = "match segments of expert training trajectories, through the exact unrolled gradient"
+    citation: ClassVar[str] = """@inproceedings{cazenavette2022mtt,
+  title = {Dataset Distillation by Matching Training Trajectories},
+  author = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},
+  booktitle = {CVPR}, year = {2022}, eprint = {2203.11932}, archivePrefix = {arXiv}}"""
+    Config: ClassVar[type[MethodConfig]] = MTTConfig
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.EXPERTS})
+
+    def __init__(self, config: MethodConfig) -> None:
+        assert isinstance(config, MTTConfig)
+        self.config = config
+
+    def init(self, problem: Problem) -> State:
+        """Images, labels and the logarithm of the inner learning rate a, with their momenta."""
+        images = initial_images(
+            self.config.init,
+            problem.data.train,
+            problem.preprocessing,
+            classes=problem.data.num_classes,
+            ipc=problem.ipc,
+            draws=problem.rng("init.images"),
+        )
+        log_lr = torch.tensor(math.log(self.config.lr_teacher), dtype=images.dtype, device=images.device)
+        return {
+            "images": images,
+            "images.momentum": torch.zeros_like(images),
+            "labels": hard_labels(problem.data.num_classes, problem.ipc, images.device),
+            "log_lr": log_lr,
+            "log_lr.momentum": torch.zeros_like(log_lr),
+        }
+
+    def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
+        c = self.config
+        start, target, epoch = self.segment(problem, iteration)
+        lr = state["log_lr"].exp()
+        unrolled = ENGINES[c.unroll](
+            problem.inner_loss,
+            lambda end: normalised_distance(end, start, target),
+            start,
+            state["images"],
+            state["labels"],
+            lr,
+            self.inner_steps(len(state["images"]), problem, iteration),
+        )
+        check_finite(
+            self.name, iteration, {"loss": unrolled.loss, "gradient": unrolled.images, "gradient of lr": unrolled.lr}
+        )
+        sgd_(state, "images", unrolled.images, lr=c.lr_img, momentum=c.momentum_img)
+        # a = exp(log_lr) stays positive. d/dlog_lr = a d/da, and lr_lr / lr_teacher^2 makes the step of a equal to the
+        # published one, lr_lr d/da, where a is at its first value.
+        sgd_(state, "log_lr", unrolled.lr * lr, lr=c.lr_lr / c.lr_teacher**2, momentum=c.momentum_lr)
+        return {"loss": float(unrolled.loss), "syn_lr": float(lr), "start_epoch": float(epoch)}
+
+    def segment(self, problem: Problem, iteration: int) -> tuple[Tensor, Tensor, int]:
+        """theta*_t, theta*_{t+M} and t, of an expert drawn uniformly."""
+        assert problem.experts is not None
+        draws = problem.rng("segment", iteration)
+        expert = int(torch.randint(self.config.num_experts, (), generator=draws))
+        t = int(torch.randint(self.config.max_start_epoch, (), generator=draws))
+        start = problem.experts.snapshot(expert, t)
+        target = problem.experts.snapshot(expert, t + self.config.expert_epochs)
+        return start, target, t
+
+    def inner_steps(self, n: int, problem: Problem, iteration: int) -> list[InnerStep]:
+        """The N mini-batches of one iteration, each with its recorded augmentation."""
+        draws = problem.rng("inner", iteration)
+        batches = inner_batches(n, self.config.batch_syn, draws)
+        steps = []
+        for _ in range(self.config.syn_steps):
+            index = next(batches)
+            record = problem.augmentation.sample(draws, len(index))
+            steps.append(
+                InnerStep(
+                    index.to(problem.device, non_blocking=True),
+                    lambda x, record=record: problem.augmentation.apply(x, record),
+                )
+            )
+        return steps
+
+    def distilled(self, state: State) -> DistilledSet:
+        return DistilledSet(state["images"], state["labels"], float(state["log_lr"].exp()))
+

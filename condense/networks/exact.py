@@ -1,0 +1,52 @@
+"""Normalisation whose derivatives are right in every mode of differentiation.
+
+torch's batch_norm and layer_norm give a wrong second derivative, without a word, when a forward-mode derivative is
+differentiated again: they take the saved mean and deviation for constants (pytorch/pytorch#196699, #196700). Its
+group_norm does not, and both can be written with it.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of x [n, c, ...] by the mean and variance over all but c of the batch at hand, always."""
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        by_channel = x.transpose(0, 1)
+        one_group_each = by_channel.flatten(1).unsqueeze(0)  # [1, c, n ...]
+        y = F.group_norm(one_group_each, x.shape[1], self.weight, self.bias, self.eps)
+        return y.reshape(by_channel.shape).transpose(0, 1)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation of x [..., *shape] over its last dimensions, with a learned scale and shift per element."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.shape = norm.normalized_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        one_group = x.reshape(-1, 1, *self.shape)
+        y = F.group_norm(one_group, 1, eps=self.eps).reshape(x.shape)
+        return torch.addcmul(self.bias, y, self.weight)
+
+
+def stateless(module: nn.Module) -> nn.Module:
+    """The module, changed in place: no running statistics, no dropout, and the two norms above for torch's.
+
+    Names, order and values of the parameters stay.
+    """
+    for path, old in list(module.named_modules()):
+        if isinstance(old, nn.modules.batchnorm._BatchNorm):
+            module.set_submodule(path, BatchNorm(old))
+        elif isinstance(old, nn.LayerNorm):
+            assert type(old) is nn.LayerNorm, f"{path}: the forward pass of a subclass is not known"
+            module.set_submodule(path, LayerNorm(old))
+    return module.eval()

@@ -1,0 +1,101 @@
+"""A network as a function of one flat parameter vector."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parameters_to_vector
+
+from condense import rng
+from condense.errors import ConfigError
+from condense.networks.exact import stateless
+from condense.networks.registry import canonical, create
+
+
+class Network:
+    """f(theta, x): a network without state of its own.
+
+    theta [P] holds all parameters, flattened and joined in the order of `module.parameters()`; images are
+    x [n, channels, size, size] and logits [n, classes]. The function is the same in training and evaluation: batch
+    normalisation always uses the statistics of the batch at hand (there are no running ones), and dropout is off.
+
+    It can be differentiated in every mode, twice, and compiled. Of torchvision's models, vit_* have no forward-mode
+    derivative and mobilenet_v3_* no second one; torch raises an error there.
+
+    Args:
+        spec: a spec string, see `create`.
+        device, dtype: where theta and x are, and their floating type.
+
+    Raises:
+        ConfigError: as `create` does.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        *,
+        channels: int,
+        size: int,
+        classes: int,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.name = canonical(spec, channels=channels, size=size, classes=classes)
+        self.channels, self.size, self.classes = channels, size, classes
+        self.device, self.dtype = torch.device(device), dtype
+        with rng.isolated(0, "network"):  # these weights are never used, but drawing them must not be noticed either
+            module = self._create()
+        self._module = stateless(module).to(self.device, dtype).requires_grad_(False)
+        self._shapes = {name: p.shape for name, p in self._module.named_parameters()}
+        self._sizes = [shape.numel() for shape in self._shapes.values()]
+        self._body, self._body_names = _headless(self._module, classes)
+
+    @property
+    def num_parameters(self) -> int:
+        """P, the length of theta."""
+        return sum(self._sizes)
+
+    def init(self, seed: int, stream: str, index: int = 0) -> Tensor:
+        """theta [P] as a freshly built network has it, drawn at this address whatever the device."""
+        with rng.isolated(seed, stream, index):
+            module = self._create()
+        return parameters_to_vector(module.parameters()).detach().to(self.device, self.dtype)
+
+    def split(self, theta: Tensor) -> dict[str, Tensor]:
+        """The parameters by name, as views into theta [P]."""
+        parts = theta.split_with_sizes(self._sizes)
+        return {name: part.view(shape) for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)}
+
+    def logits(self, theta: Tensor, x: Tensor) -> Tensor:
+        """Logits [n, classes] of images x [n, channels, size, size]."""
+        logits: Tensor = functional_call(self._module, self.split(theta), (x,))
+        return logits
+
+    def embed(self, theta: Tensor, x: Tensor) -> Tensor:
+        """The input [n, d] of the classifier, the last Linear layer, for images x [n, channels, size, size].
+
+        Raises:
+            ConfigError: the network does not end in a Linear layer.
+        """
+        if self._body is None:
+            raise ConfigError(
+                f"network {self.name!r} has no embedding: it does not end in a Linear layer. "
+                "Choose another network for methods that compare features."
+            )
+        parameters = self.split(theta)
+        features: Tensor = functional_call(self._body, {name: parameters[name] for name in self._body_names}, (x,))
+        return features
+
+    def _create(self) -> nn.Module:
+        return create(self.name, channels=self.channels, size=self.size, classes=self.classes)
+
+
+def _headless(module: nn.Module, classes: int) -> tuple[nn.Module | None, list[str]]:
+    """A copy whose last Linear layer is the identity, and its parameter names; None if that is not the classifier."""
+    linear = [(path, m) for path, m in module.named_modules() if isinstance(m, nn.Linear)]
+    if not linear or linear[-1][1].out_features != classes:
+        return None, []
+    body = copy.deepcopy(module)
+    body.set_submodule(linear[-1][0], nn.Identity())
+    return body, [name for name, _ in body.named_parameters()]

@@ -1,0 +1,165 @@
+"""From a configuration to the problem a condenser works on: data, preprocessing, network, and the networks it needs."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from condense.augment import DSA
+from condense.cache import cache_dir
+from condense.config import Resolved, RunConfig
+from condense.data import Inputs, RealData, fit_preprocessing, load_dataset
+from condense.errors import ConfigError
+from condense.experts import ExpertPlan, TrajectoryStore, train_expert
+from condense.files import write_atomic
+from condense.methods import METHODS, ExpertConfig, Need, Problem, TeacherConfig
+from condense.networks import Network
+from condense.runs import ProgressDisplay, StopFlag, progress
+
+NUMERICS = 1
+"""Raised when a change of the code changes the bits of an expert, a teacher or an evaluation: what is kept is stale."""
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, for the names of files that depend on them."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def load_data(r: RunConfig) -> RealData:
+    """The run's data set, on the CPU.
+
+    Raises DataError for missing or damaged data; ConfigError where the configuration does not fit them: a class with
+    fewer than ipc training images, a network that does not take the images, validation asked for without a split.
+    """
+    data = load_dataset(r.dataset, root=r.data_root, download=r.download, validation=r.validation)
+    counts = torch.bincount(data.train.labels, minlength=data.num_classes)
+    smallest = int(counts.argmin())
+    if r.ipc > int(counts[smallest]):
+        raise ConfigError(
+            f"ipc = {r.ipc}: class {data.classes[smallest]!r} of {data.name} has only {int(counts[smallest])} training "
+            f"images (validation = {r.validation} of each class is held out). Choose ipc <= {int(counts[smallest])}"
+        )
+    if r.eval_every and not len(data.validation):
+        raise ConfigError("eval_every needs a validation split: set validation above 0, or eval_every to 0")
+    for spec in (r.network, *r.eval_networks):
+        build_network(spec, data)
+    return data
+
+
+def build_network(spec: str, data: RealData, device: torch.device | str = "cpu") -> Network:
+    """The network `spec` for the images and classes of `data`."""
+    return Network(spec, channels=data.channels, size=data.size, classes=data.num_classes, device=device)
+
+
+def build_problem(r: RunConfig, data: RealData) -> Problem:
+    """The problem on the run's device, without experts or teacher."""
+    data = data.to(r.torch_device)
+    kind = "zca" if r.zca else "mean_std"
+    return Problem(
+        data=data,
+        preprocessing=fit_preprocessing(kind, data, cache_dir()).to(r.torch_device),
+        network=build_network(r.network, data, r.torch_device),
+        augmentation=DSA(r.dsa),
+        ipc=r.ipc,
+        seed=r.seed,
+    )
+
+
+def provide(resolved: Resolved, problem: Problem, stop: StopFlag) -> Problem:
+    """The problem with all that the method declares in `needs`, trained now where it is not on disk yet."""
+    needs = METHODS[resolved.run.method].needs
+    if Need.EXPERTS in needs:
+        problem = replace(problem, experts=experts(resolved, problem, stop))
+    if Need.TEACHER in needs:
+        problem = replace(problem, teacher=teacher(resolved, problem, stop))
+    return problem
+
+
+def _identity(r: RunConfig, problem: Problem, plan: ExpertPlan) -> dict[str, Any]:
+    """Everything that decides the bits of an expert, apart from its index and the number of its epochs."""
+    return {
+        "data": problem.data.name,
+        "data_sha256": problem.data.sha256,
+        "validation": r.validation,
+        "preprocessing": problem.preprocessing.kind,
+        "network": problem.network.name,
+        "seed": problem.seed,
+        **plan.model_dump(exclude={"epochs"}),
+        "numerics": NUMERICS,
+    }
+
+
+def open_store(resolved: Resolved, problem: Problem) -> TrajectoryStore:
+    """The run's trajectory store, at `buffer` or under its own content's name in the cache."""
+    r, method = resolved.run, resolved.method
+    assert isinstance(method, ExpertConfig)
+    plan = method.expert_plan(r.dsa)
+    identity, snapshots = _identity(r, problem, plan), plan.epochs + 1
+    name = digest(identity | {"snapshots": snapshots, "dtype": r.buffer_dtype})[:16]
+    return TrajectoryStore.open(
+        r.buffer or cache_dir() / "buffers" / f"{r.dataset.partition(':')[0]}-{name}",
+        identity=identity,
+        snapshots=snapshots,
+        parameters=problem.network.num_parameters,
+        dtype=r.buffer_dtype,
+        device=problem.device,
+    )
+
+
+def experts(resolved: Resolved, problem: Problem, stop: StopFlag) -> TrajectoryStore:
+    """The run's trajectory store, complete and loaded: the experts it lacks are trained first.
+
+    A stop is obeyed between two epochs; the expert it interrupts is trained again next time, to the same bits.
+    """
+    method = resolved.method
+    assert isinstance(method, ExpertConfig)
+    store = open_store(resolved, problem)
+    missing = store.missing(method.num_experts)
+    if missing:
+        epochs = store.snapshots - 1
+        plan = method.expert_plan(resolved.run.dsa).model_copy(update={"epochs": epochs})
+        done = method.num_experts - len(missing)
+        with progress(method.num_experts * epochs, done * epochs, "experts") as display:
+            for place, index in enumerate(missing, done):
+                store.write(index, _watched(_train(problem, plan, index, "expert"), display, place * epochs, stop))
+    store.load(method.num_experts)
+    return store
+
+
+def teacher(resolved: Resolved, problem: Problem, stop: StopFlag) -> Tensor:
+    """Parameters [P] of one network trained on the training split, from the cache if they are there."""
+    assert isinstance(resolved.method, TeacherConfig)
+    plan = resolved.method.teacher_plan(resolved.run.dsa)
+    name = digest(_identity(resolved.run, problem, plan) | {"epochs": plan.epochs})[:32]
+    file = cache_dir() / "teachers" / f"{name}.safetensors"
+    try:
+        theta = load(file.read_bytes())["theta"]
+    except (OSError, SafetensorError, KeyError):  # not there, or damaged
+        with progress(plan.epochs, 0, "teacher") as display:
+            *_, theta = _watched(_train(problem, plan, 0, "teacher"), display, 0, stop)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, save({"theta": theta.cpu()}))
+    return theta.to(problem.device)
+
+
+def _train(problem: Problem, plan: ExpertPlan, index: int, stream: str) -> Iterator[Tensor]:
+    inputs = Inputs(problem.data.train, problem.preprocessing)
+    labels = problem.data.train.labels
+    return train_expert(problem.network, inputs, labels, plan, seed=problem.seed, index=index, stream=stream)
+
+
+def _watched(
+    trajectory: Iterator[Tensor], display: ProgressDisplay, first: int, stop: StopFlag
+) -> Iterator[Tensor]:
+    """The same trajectory, shown on the display from epoch `first` on, and open to a stop after each epoch."""
+    for epoch, theta in enumerate(trajectory):
+        stop.check()
+        if epoch:
+            display.update(first + epoch - 1, {})
+        yield theta

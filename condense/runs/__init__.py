@@ -1,0 +1,21 @@
+"""What a run leaves on disk and on the screen: its folder, checkpoints, metrics, trackers, progress, stop signals."""
+
+from condense.runs.folder import RunFolder
+from condense.runs.metrics import MetricsLog
+from condense.runs.progress import ProgressDisplay, progress
+from condense.runs.signals import StopFlag, Stopped, stop_signals
+from condense.runs.trackers import TRACKERS, Tracker, Trackers, create_trackers
+
+__all__ = [
+    "TRACKERS",
+    "MetricsLog",
+    "ProgressDisplay",
+    "RunFolder",
+    "StopFlag",
+    "Stopped",
+    "Tracker",
+    "Trackers",
+    "create_trackers",
+    "progress",
+    "stop_signals",
+]

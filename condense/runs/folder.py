@@ -1,0 +1,105 @@
+"""The run folder.
+
+config.toml                      every resolved key, its value and where that came from
+metrics.jsonl                    a line an iteration
+checkpoints/NNNNNN.safetensors   the state after NNNNNN iterations, the last two
+distilled/                       the artifact, once the run has ended
+lock                             names the process that is in the folder
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from torch import Tensor
+
+from condense.errors import RunError
+from condense.files import write_atomic
+from condense.runs import checkpoint
+from condense.runs.config_file import fingerprint, to_toml
+from condense.runs.lock import lock
+from condense.runs.metrics import MetricsLog
+
+
+class RunFolder:
+    """A locked run folder, made by `create` or `open`; leaving its `with` block, or `close`, frees the lock."""
+
+    def __init__(self, path: Path, lock_file: IO[str]) -> None:
+        self.path = path
+        self._lock_file = lock_file
+        self._fingerprint: str | None = None
+
+    @classmethod
+    def create(cls, path: Path) -> "RunFolder":
+        """Make and lock a new run folder. Raises RunError if `path` exists and is not an empty folder, or is in use."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            names = {entry.name for entry in path.iterdir()}
+            if names <= {"lock"}:
+                return cls(path, lock(path / "lock"))
+        except OSError as error:
+            raise RunError(
+                f"cannot make the run folder {path}: {error.strerror}. Choose another one with --out."
+            ) from None
+        resume = f"Continue that run with `condense resume {path}`, or choose" if "config.toml" in names else "Choose"
+        raise RunError(f"the run folder {path} exists and is not empty. {resume} another folder with --out.")
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Lock the run folder of an earlier run, to resume it.
+
+        Raises RunError if there is no readable config.toml in it, or if another process is in it.
+        """
+        if not (path / "config.toml").is_file():
+            raise RunError(f"{path} is not a run folder: it holds no config.toml. Give the --out of an earlier run.")
+        run = cls(path, lock(path / "lock"))
+        try:
+            run._fingerprint = fingerprint(run.read_config())
+        except RunError:
+            run.close()
+            raise
+        return run
+
+    def close(self) -> None:
+        self._lock_file.close()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def artifact_path(self) -> Path:
+        return self.path / "distilled"
+
+    def write_config(self, values: Mapping[str, object], origins: Mapping[str, str]) -> None:
+        """Write config.toml (see `to_toml`). Checkpoints from now on belong to these values."""
+        write_atomic(self.path / "config.toml", to_toml(values, origins).encode())
+        self._fingerprint = fingerprint(values)
+
+    def read_config(self) -> dict[str, object]:
+        """The values in config.toml; a key that was None is missing. Raises RunError if it is not TOML."""
+        path = self.path / "config.toml"
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{path} is not valid TOML: {error}. Undo the changes to it, or start a new run.") from None
+
+    def save_checkpoint(self, iteration: int, state: dict[str, Tensor]) -> None:
+        """Save `state` after `iteration` completed iterations (see `condense.runs.checkpoint`)."""
+        assert self._fingerprint is not None, "config.toml is written before the first checkpoint"
+        checkpoint.save_checkpoint(self.path / "checkpoints", iteration, state, self._fingerprint)
+
+    def latest_checkpoint(self) -> tuple[int, dict[str, Tensor]] | None:
+        """(completed iterations, state on the CPU) to go on from, or None to start from the beginning."""
+        assert self._fingerprint is not None, "only a run with a config.toml has checkpoints"
+        return checkpoint.latest_checkpoint(self.path / "checkpoints", self._fingerprint)
+
+    def metrics(self, start: int) -> MetricsLog:
+        """The log metrics.jsonl, cut back to the first `start` iterations."""
+        return MetricsLog(self.path / "metrics.jsonl", start)

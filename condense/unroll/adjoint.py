@@ -1,0 +1,87 @@
+"""The exact derivative of an inner training run, in memory that does not grow with its length.
+
+Forward, keep only the N parameter vectors. Backward, with lambda_N = d outer / d theta_N and m_{N+1} = 0, for
+i = N-1 .. 0:
+
+    m_{i+1}      = lambda_{i+1} + momentum m_{i+2}
+    S_i          = <g_i, m_{i+1}> = d/de L(theta_i + e m_{i+1}, x_i, y_i) at e = 0
+    d outer/dx_i = -lr dS_i/dx_i           d outer/dy_i = -lr dS_i/dy_i           d outer/dlr += -S_i
+    lambda_i     = lambda_{i+1} - lr dS_i/dtheta_i
+
+S_i is a directional derivative: it is evaluated forward, and one ordinary backward pass of it gives the Hessian product
+and both mixed products (reverse over forward), so no backward pass is ever differentiated. m is the momentum buffer of
+the adjoint: summed by parts it also gives the derivative of the learning rate, so the velocities need not be kept.
+
+The augmentation is outside the inner loss. It gets one vector-Jacobian product per step, and is replayed, not stored.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+
+from condense.unroll.types import InnerLoss, InnerStep, OuterLoss, Unrolled
+
+
+def _forward(
+    inner_loss: InnerLoss,
+    start: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    lr: Tensor,
+    steps: Sequence[InnerStep],
+    momentum: float,
+) -> list[Tensor]:
+    """theta_0 .. theta_N."""
+    thetas, velocity = [start.detach()], torch.zeros_like(start)
+    for step in steps:
+        with torch.no_grad():
+            x = step.augment(images[step.index])
+        theta = thetas[-1].detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(inner_loss(theta, x, labels[step.index]), theta)
+        velocity = gradient if momentum == 0 else momentum * velocity + gradient
+        thetas.append(thetas[-1] - lr * velocity)
+    return thetas
+
+
+def adjoint(
+    inner_loss: InnerLoss,
+    outer_loss: OuterLoss,
+    start: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    lr: Tensor,
+    steps: Sequence[InnerStep],
+    momentum: float = 0.0,
+) -> Unrolled:
+    """Differentiate outer_loss(theta_N); see the module's equations. Keeps N + 1 vectors [P] and one step's activations."""
+    images, labels, lr = images.detach(), labels.detach(), lr.detach()
+    soft = labels.is_floating_point()
+    thetas = _forward(inner_loss, start, images, labels, lr, steps, momentum)
+
+    end = thetas.pop().requires_grad_()
+    loss = outer_loss(end)
+    (lam,) = torch.autograd.grad(loss, end)
+
+    d_images, d_lr = torch.zeros_like(images), torch.zeros_like(lr)
+    d_labels = torch.zeros_like(labels) if soft else None
+    m = torch.zeros_like(lam)
+    for step in reversed(steps):
+        m = lam if momentum == 0 else lam + momentum * m
+        theta = thetas.pop().requires_grad_()
+        rows = images[step.index].requires_grad_()
+        augmented = step.augment(rows)
+        x = augmented.detach().requires_grad_()
+        y = labels[step.index].requires_grad_(soft)
+
+        _, s = jvp(lambda point, x=x, y=y: inner_loss(point, x, y), (theta,), (m,))
+        d_theta, d_x, *d_y = torch.autograd.grad(s, (theta, x, y) if soft else (theta, x))
+
+        (d_rows,) = torch.autograd.grad(augmented, rows, -lr * d_x)
+        d_images.index_add_(0, step.index, d_rows)
+        if d_labels is not None:
+            d_labels.index_add_(0, step.index, -lr * d_y[0])
+        d_lr -= s.detach()
+        lam = lam - lr * d_theta
+    return Unrolled(loss.detach(), d_images, d_labels, d_lr)

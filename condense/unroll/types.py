@@ -1,0 +1,56 @@
+"""The inner training run, and what every engine that differentiates it takes and gives.
+
+The run is heavy-ball SGD from theta_0 with v_0 = 0, for i = 0 .. N-1:
+
+    g_i = d/dtheta L(theta_i, x_i, y_i)        x_i = augment_i(images[index_i])    y_i = labels[index_i]
+    v_{i+1} = momentum v_i + g_i
+    theta_{i+1} = theta_i - lr v_{i+1}
+
+and the outer loss is a function of theta_N.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+InnerLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""L(theta [P], x [b, ch, h, w], y [b] int64 or [b, classes] probabilities) -> 0-dimensional."""
+
+OuterLoss = Callable[[Tensor], Tensor]
+"""theta_N [P] -> 0-dimensional."""
+
+
+@dataclass(frozen=True)
+class InnerStep:
+    """Which rows of the set a step trains on, and its augmentation: the same function at every call."""
+
+    index: Tensor
+    augment: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """The outer loss and its exact derivatives; `labels` is None for hard labels."""
+
+    loss: Tensor
+    images: Tensor
+    labels: Tensor | None
+    lr: Tensor
+
+
+class Engine(Protocol):
+    """One way to differentiate the run. All give the same numbers; they differ in memory and time."""
+
+    def __call__(
+        self,
+        inner_loss: InnerLoss,
+        outer_loss: OuterLoss,
+        start: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        lr: Tensor,
+        steps: Sequence[InnerStep],
+        momentum: float = 0.0,
+    ) -> Unrolled: ...
