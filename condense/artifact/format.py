@@ -40,7 +40,7 @@ LABEL_VALUES: dict[LabelKind, str] = {
 }
 EQUATIONS: dict[Kind, tuple[str, str]] = {
     "mean_std": ("z[c,i,j] = (x[c,i,j] - mean[c]) / std[c]", "x[c,i,j] = z[c,i,j] * std[c] + mean[c]"),
-    "zca": ("z = (x - mean) @ whiten, x flattened to [ch*h*w]", "x = z @ unwhiten + mean, z flattened to [ch*h*w]"),
+    "zca": ("z = (x - mean) @ matrix, x flattened to [ch*h*w]", "x = z @ inverse + mean, z flattened to [ch*h*w]"),
 }
 
 
@@ -193,7 +193,7 @@ def _layout(manifest: Manifest) -> dict[str, tuple[torch.dtype, tuple[int, ...]]
     hard, d = manifest.labels.kind == "hard", channels * height * width
     shapes: dict[str, dict[str, tuple[int, ...]]] = {
         "mean_std": {"mean": (channels,), "std": (channels,)},
-        "zca": {"mean": (d,), "whiten": (d, d), "unwhiten": (d, d)},
+        "zca": {"mean": (d,), "matrix": (d, d), "inverse": (d, d)},
     }
     preprocessing = shapes[manifest.preprocessing.kind].items()
     return {

@@ -60,13 +60,14 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
         return self.preprocessing.inverse(self.images).clamp(0, 1)
 
 
-def load_artifact(folder: Path) -> Artifact:
+def load_artifact(folder: Path | str) -> Artifact:
     """Read the distilled set in `folder`.
 
     Raises ArtifactError, with one message for each thing that can be wrong: no folder, no manifest, not JSON, an
     unknown format or version, a bad key; a payload file that is missing, of another size or of another SHA-256; a
     tensor that is missing, of the wrong type or shape, not finite, or a label without a class.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
     content = {name: _read_payload(folder / name, payload) for name, payload in manifest.payload.items()}
     path = folder / DATA

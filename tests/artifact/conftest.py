@@ -1,62 +1,10 @@
-"""Small synthetic sets, and the artifacts made from them."""
-
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
-
-from condense.artifact import DatasetRecord, MethodRecord, save_artifact
-from condense.data.preprocess import Preprocessing
-from condense.synthetic.types import DistilledSet
-
-CLASSES = ("ant", "bee", "cat/dog")
-RECORD = {"network": "convnet", "protocol": "quick", "n": 2, "mean": 0.5, "ci95": 0.1, "values": (0.4, 0.6), "seed": 3}
-
-
-@dataclass(frozen=True)
-class Example:
-    distilled: DistilledSet
-    preprocessing: Preprocessing
-    pixels: Tensor
-
-
-def example(kind: str = "mean_std", channels: int = 3, *, soft: bool = False, ipc: int = 2, seed: int = 0) -> Example:
-    """Random pixels on the 8-bit grid, [3 ipc, channels, 4, 5], and their preprocessed form."""
-    random = torch.Generator().manual_seed(seed)
-    n, d = len(CLASSES) * ipc, channels * 20
-    pixels = torch.randint(256, (n, channels, 4, 5), generator=random) / 255
-    if kind == "mean_std":
-        tensors = {"mean": torch.rand(channels, generator=random), "std": 0.1 + torch.rand(channels, generator=random)}
-        z = (pixels - tensors["mean"].view(-1, 1, 1)) / tensors["std"].view(-1, 1, 1)
-    else:
-        mean, root = torch.rand(d, generator=random), torch.randn(d, d, generator=random, dtype=torch.float64)
-        whiten = torch.eye(d, dtype=torch.float64) + 0.1 * root @ root.T / d
-        tensors = {"mean": mean, "whiten": whiten.float(), "unwhiten": whiten.inverse().float()}
-        z = ((pixels.flatten(1) - mean) @ tensors["whiten"]).view_as(pixels)
-    labels = torch.arange(len(CLASSES)).repeat_interleave(ipc)
-    if soft:
-        labels = (4.0 * torch.nn.functional.one_hot(labels, len(CLASSES)) + torch.rand(n, 3, generator=random)).softmax(1)
-    return Example(DistilledSet(z, labels, 0.03), Preprocessing.from_tensors(kind, tensors), pixels)
-
-
-def save(folder: Path, made: Example, **changes: Any) -> Path:
-    arguments: dict[str, Any] = {
-        "preprocessing": made.preprocessing,
-        "classes": CLASSES,
-        "method": MethodRecord(name="ftd", ipc=2, citation="Du et al., 2023"),
-        "dataset": DatasetRecord(name="toy", sha256="ab" * 32, source="made here"),
-        "config": {"syn_steps": 20, "lr_img": 100.0, "networks": ["convnet"], "ema": None},
-        "provenance": {"syn_steps": "recipe"},
-        "evaluations": [RECORD],
-    }
-    return save_artifact(folder, made.distilled, **{**arguments, **changes})
+from artifact_examples import example, save
 
 
 @pytest.fixture
 def artifact_folder(tmp_path: Path) -> Path:
+    """A sound artifact: mean and std, colour, hard labels."""
     return save(tmp_path / "set", example())
-
-

@@ -4,15 +4,16 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, example, save
+from artifact_examples import CLASSES, example, save
 from PIL import Image
-from torchvision.datasets import ImageFolder
 
+from condense._torchvision import torchvision
 from condense.artifact import FORMATS, Artifact, export, load_artifact
 from condense.errors import ConfigError
 
@@ -54,8 +55,8 @@ def test_npz(artifact: Artifact, tmp_path: Path) -> None:
 
 def test_npz_without_learned_lr(tmp_path: Path) -> None:
     made = example()
-    object.__setattr__(made.distilled, "lr", None)
-    export(load_artifact(save(tmp_path / "set", made)), tmp_path / "out.npz", "npz")
+    without = replace(made, distilled=replace(made.distilled, lr=None))
+    export(load_artifact(save(tmp_path / "set", without)), tmp_path / "out.npz", "npz")
     with np.load(tmp_path / "out.npz", allow_pickle=False) as read:
         assert "lr" not in read
 
@@ -83,7 +84,7 @@ def test_folder_keeps_the_order_of_the_labels(tmp_path: Path) -> None:
     """Names that would sort otherwise, more than ten classes, a class without images."""
     classes = [f"name {k}" for k in range(12, 0, -1)]
     export(load_artifact(save(tmp_path / "set", example(), classes=classes)), tmp_path / "out", "folder")
-    read = ImageFolder(str(tmp_path / "out"), allow_empty=True)
+    read = torchvision.datasets.ImageFolder(str(tmp_path / "out"), allow_empty=True)
     assert read.classes == [f"{k:02d}-name_{12 - k}" for k in range(12)]
     assert read.targets == [0, 0, 1, 1, 2, 2]
     for (picture, _), pixels in zip(read, example().pixels, strict=True):
@@ -93,7 +94,10 @@ def test_folder_keeps_the_order_of_the_labels(tmp_path: Path) -> None:
 def test_folder_grey(artifact: Artifact, tmp_path: Path) -> None:
     export(artifact, tmp_path / "out", "folder")
     paths = sorted((tmp_path / "out").glob("*/*.png"))
-    assert [path.relative_to(tmp_path / "out").as_posix() for path in paths[3:5]] == ["1-bee/0001.png", "2-cat_dog/0000.png"]
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in paths[3:5]] == [
+        "1-bee/0001.png",
+        "2-cat_dog/0000.png",
+    ]
     for path, expected in zip(paths, levels(artifact), strict=True):
         with Image.open(path) as picture:
             np.testing.assert_array_equal(np.asarray(picture), expected)
@@ -121,8 +125,8 @@ def test_clipping_is_counted(tmp_path: Path) -> None:
     made = example()
     images = made.pixels.clone()
     images[:, :, 0] = -0.5
-    object.__setattr__(made.distilled, "images", made.preprocessing(images))
-    message = export(load_artifact(save(tmp_path / "set", made)), tmp_path / "out", "png")
+    moved = replace(made, distilled=replace(made.distilled, images=made.preprocessing(images)))
+    message = export(load_artifact(save(tmp_path / "set", moved)), tmp_path / "out", "png")
     assert "25.0% of the values clipped" in message
 
 
@@ -143,7 +147,9 @@ def test_a_file_needs_a_name(artifact_folder: Path, tmp_path: Path, format: str)
 
 
 def test_unknown_format(artifact_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'parket'. Did you mean 'parquet'\? Allowed: folder, npz, parquet, png, pt\."):
+    with pytest.raises(
+        ConfigError, match=r"'parket'. Did you mean 'parquet'\? Allowed: folder, npz, parquet, png, pt\."
+    ):
         export(load_artifact(artifact_folder), tmp_path / "out", "parket")
 
 

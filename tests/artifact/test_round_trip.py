@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, RECORD, example, save
+from artifact_examples import CLASSES, RECORD, example, save
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -62,7 +62,9 @@ def test_artifact_is_a_dataset(artifact_folder: Path) -> None:
 
 def test_pixels_are_clipped(tmp_path: Path) -> None:
     made = example()
-    artifact = load_artifact(save(tmp_path / "set", replace(made, distilled=replace(made.distilled, images=made.distilled.images * 50))))
+    artifact = load_artifact(
+        save(tmp_path / "set", replace(made, distilled=replace(made.distilled, images=made.distilled.images * 50)))
+    )
     assert float(artifact.pixels().min()) == 0 and float(artifact.pixels().max()) == 1
 
 
@@ -76,7 +78,7 @@ def test_data_file_depends_on_the_tensors_alone(tmp_path: Path) -> None:
     assert (save(tmp_path / "b", again, config={}, evaluations=[]) / "data.safetensors").read_bytes() == first
 
     code = (
-        "from pathlib import Path; from conftest import example, save; "
+        "from pathlib import Path; from artifact_examples import example, save; "
         f"save(Path({str(tmp_path / 'c')!r}), example('zca', soft=True))"
     )
     here = Path(__file__).parent
@@ -123,7 +125,7 @@ def test_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
             raise KeyboardInterrupt
         write(path, data)
 
-    def no_rename(self: Path, target: Path) -> Path:
+    def no_rename(*_: Path) -> Path:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(save_module, "write_atomic", dying)
@@ -138,7 +140,7 @@ def test_killed_save_shows_no_artifact(tmp_path: Path) -> None:
     """SIGKILL just before the manifest is written: nothing under the artifact's name, and the next save works."""
     code = (
         "import os, signal; from pathlib import Path; import condense.artifact.save as module\n"
-        "from conftest import example, save\n"
+        "from artifact_examples import example, save\n"
         "write = module.write_atomic\n"
         "def dying(path, data):\n"
         "    if path.name == 'manifest.json': os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -188,7 +190,7 @@ def test_add_evaluations_appends_and_keeps_the_rest(artifact_folder: Path) -> No
 def test_failed_append_leaves_the_manifest(artifact_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (artifact_folder / "manifest.json").read_bytes()
 
-    def no_replace(self: Path, target: Path) -> Path:
+    def no_replace(*_: Path) -> Path:
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", no_replace)

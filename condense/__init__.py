@@ -1,0 +1,30 @@
+"""condense: dataset distillation. The public names are loaded when first used, so importing this is instant."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from condense.api import RunResult, distill, resume
+    from condense.api import evaluate_artifact as evaluate
+    from condense.artifact import Artifact
+    from condense.artifact import load_artifact as load
+
+_PUBLIC = {
+    "Artifact": ("condense.artifact", "Artifact"),
+    "RunResult": ("condense.api", "RunResult"),
+    "distill": ("condense.api", "distill"),
+    "evaluate": ("condense.api", "evaluate_artifact"),
+    "load": ("condense.artifact", "load_artifact"),
+    "resume": ("condense.api", "resume"),
+}
+
+__all__ = ["Artifact", "RunResult", "distill", "evaluate", "load", "resume"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'condense' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    return getattr(import_module(module), attribute)
