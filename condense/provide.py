@@ -96,16 +96,24 @@ def _identity(r: RunConfig, problem: Problem, plan: ExpertPlan) -> dict[str, Any
 
 
 def open_store(resolved: Resolved, problem: Problem) -> TrajectoryStore:
-    """The run's trajectory store, at `buffer` or under its own content's name in the cache."""
+    """The run's trajectory store, at `buffer` or under its own content's name in the cache.
+
+    Epoch e of an expert is the same whatever the number of epochs to come, so a longer store in the cache serves too.
+    """
     r, method = resolved.run, resolved.method
     assert isinstance(method, ExpertConfig)
     plan = method.expert_plan(r.dsa)
-    identity, snapshots = _identity(r, problem, plan), plan.epochs + 1
-    name = digest(identity | {"snapshots": snapshots, "dtype": r.buffer_dtype})[:16]
+    identity = _identity(r, problem, plan)
+    path = r.buffer
+    if path is None:
+        name = digest(identity | {"dtype": r.buffer_dtype})[:16]
+        folder = cache_dir() / "buffers" / f"{r.dataset.partition(':')[0]}-{name}"
+        held = [int(entry.name) for entry in folder.glob("*") if entry.name.isdigit()]
+        path = folder / str(min((epochs for epochs in held if epochs >= plan.epochs), default=plan.epochs))
     return TrajectoryStore.open(
-        r.buffer or cache_dir() / "buffers" / f"{r.dataset.partition(':')[0]}-{name}",
+        path,
         identity=identity,
-        snapshots=snapshots,
+        snapshots=plan.epochs + 1,
         parameters=problem.network.num_parameters,
         dtype=r.buffer_dtype,
         device=problem.device,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from condense.artifact.folder import new_folder, refuse_existing
-from condense.artifact.format import class_of
 from condense.artifact.load import Artifact
 from condense.artifact.preview import to_picture
+from condense.artifact.tensors import class_of
 from condense.errors import ConfigError, unknown
 from condense.files import atomic
 

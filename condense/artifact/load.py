@@ -9,7 +9,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from condense.artifact.format import DATA, MANIFEST, Manifest, Payload, check_tensors, parse_manifest
+from condense.artifact.format import DATA, MANIFEST, Manifest, Payload, parse_manifest
+from condense.artifact.tensors import check_tensors
 from condense.data.preprocess import Preprocessing
 from condense.errors import ArtifactError
 

@@ -31,11 +31,10 @@ from condense.artifact.format import (
     MethodRecord,
     Payload,
     PreprocessingRecord,
-    check_tensors,
-    class_of,
 )
 from condense.artifact.load import read_manifest
 from condense.artifact.preview import draw_preview
+from condense.artifact.tensors import check_tensors, class_of
 from condense.data.preprocess import Preprocessing
 from condense.files import write_atomic
 from condense.synthetic.types import DistilledSet

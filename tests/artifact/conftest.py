@@ -1,6 +1,10 @@
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent))  # for artifact_examples, which child processes import as well
+
 from artifact_examples import example, save
 
 

@@ -41,7 +41,7 @@ def blobs(n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Three classes of noisy 4 x 4 colour patterns: uint8 [n, 3, 4, 4], labels [n]."""
     patterns = torch.rand(3, 3, 4, 4, generator=generator(0, "patterns"))
     labels = torch.arange(n) % 3
-    images = 0.2 + 0.6 * patterns[labels] + 0.1 * torch.randn(n, 3, 4, 4, generator=generator(seed, "noise"))
+    images = 0.2 + 0.6 * patterns[labels] + 0.05 * torch.randn(n, 3, 4, 4, generator=generator(seed, "noise"))
     return (images.clamp(0, 1) * 255).round().byte(), labels
 
 
@@ -60,7 +60,7 @@ def fit(kind: str, images: Tensor) -> Preprocessing:
 @pytest.mark.parametrize("kind, soft", [("mean_std", False), ("zca", True)])
 def test_the_ten_lines_train_without_condense(tmp_path: Path, kind: str, soft: bool) -> None:
     assert len(TEN_LINES.splitlines()) == 10
-    images, labels = blobs(6, seed=1)
+    images, labels = blobs(3, seed=1)
     preprocessing = fit(kind, blobs(300, seed=2)[0])
     given = F.one_hot(labels).float() * 0.7 + 0.1 if soft else labels
     distilled = DistilledSet(preprocessing(images), given, 0.01)
@@ -79,7 +79,7 @@ def test_the_ten_lines_train_without_condense(tmp_path: Path, kind: str, soft: b
     )
     assert done.returncode == 0, done.stderr
     printed = re.fullmatch(r"test accuracy (\d\.\d{3})\n", done.stdout)
-    assert printed and float(printed[1]) > 0.9
+    assert printed and float(printed[1]) > 0.95
 
 
 @pytest.mark.parametrize("kind", ["mean_std", "zca"])
