@@ -26,9 +26,9 @@ def _import() -> ModuleType:
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # what the failed import left half loaded
-    _declared = Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    _declared.define("nms" + _SCHEMA)  # type: ignore[no-untyped-call]
-    _declared.define("qnms" + _SCHEMA)  # type: ignore[no-untyped-call]
+    _declared = Library("torchvision", "FRAGMENT")
+    _declared.define("nms" + _SCHEMA)
+    _declared.define("qnms" + _SCHEMA)
     return importlib.import_module("torchvision")
 
 

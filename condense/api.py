@@ -14,7 +14,6 @@ from condense.comparison import (
     validation_observer,
 )
 from condense.config import Layer, Resolved, read_resolved, resolve
-from condense.data import RealData
 from condense.errors import ConfigError, DataError
 from condense.evaluation import Evaluation, load_protocol
 from condense.loop import distillation_loop
@@ -47,18 +46,25 @@ def distill(method: str, ipc: int, *, out: Path | str, **values: Any) -> RunResu
 
 def run(resolved: Resolved, out: Path) -> RunResult:
     """A new run in the folder `out`, of a configuration that is already resolved."""
-    data = provide.load_data(resolved.run)
-    create_trackers(resolved.run.tracker, out)  # a missing package is found before the folder is made
+    problem = prepare(resolved)
     with RunFolder.create(out) as folder:
         folder.write_config(resolved.values(), resolved.origins)
-        return _execute(resolved, data, folder)
+        return _execute(resolved, problem, folder)
 
 
 def resume(path: Path | str) -> RunResult:
     """Continue the run in a folder, to the same bits as if it had never stopped. A finished run is only reported."""
     with RunFolder.open(Path(path)) as folder:
         resolved = read_resolved(folder.read_config(), str(folder.path / "config.toml"))
-        return _execute(resolved, provide.load_data(resolved.run), folder)
+        return _execute(resolved, prepare(resolved), folder)
+
+
+def prepare(resolved: Resolved) -> Problem:
+    """The problem of a run, once all that can be wrong with it has been looked at, before anything is written."""
+    create_trackers(resolved.run.tracker, Path())  # a package may be missing
+    problem = provide.build_problem(resolved.run, provide.load_data(resolved.run))
+    provide.missing_experts(resolved, problem)  # the store may be another run's
+    return problem
 
 
 def train_buffer(resolved: Resolved) -> Path:
@@ -81,9 +87,10 @@ def evaluate_artifact(path: Path | str, **values: Any) -> list[Evaluation]:
     resolved = read_resolved(artifact.manifest.config | values, "eval")
     data = provide.load_data(resolved.run)
     if data.sha256 != artifact.manifest.dataset.sha256:
+        held, found = artifact.manifest.dataset.sha256[:12], data.sha256[:12]
         raise DataError(
-            f"{path} was made from another {data.name}: its data have SHA-256 {artifact.manifest.dataset.sha256[:12]}..., "
-            f"these have {data.sha256[:12]}.... Name the folder of the original files with --data-root"
+            f"{path} was made from another {data.name}: its data have SHA-256 {held}..., these have {found}.... "
+            "Name the folder of the original files with --data-root"
         )
     problem = provide.build_problem(resolved.run, data)
     protocol = load_protocol(resolved.run.protocol)
@@ -93,13 +100,12 @@ def evaluate_artifact(path: Path | str, **values: Any) -> list[Evaluation]:
     return done
 
 
-def _execute(resolved: Resolved, data: RealData, folder: RunFolder) -> RunResult:
+def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResult:
     r = resolved.run
     condenser = METHODS[r.method](resolved.method)
     trackers = create_trackers(r.tracker, folder.path)
     trackers.start(resolved.values())
     with stop_signals() as stop:
-        problem = provide.build_problem(r, data)
         if not folder.artifact_path.exists():
             state = distillation_loop(
                 condenser,

@@ -8,13 +8,13 @@ prefix. All problems are found at once and reported together.
 
 import math
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from condense.augment import DSA, FULL_STRATEGY
 from condense.data import find_source
@@ -26,6 +26,45 @@ from condense.resources import config_path
 from condense.runs import TRACKERS
 
 MIRROR_FREE = "_".join(name for name in FULL_STRATEGY.split("_") if name != "flip")
+ANY_SIZE = 4096
+"""Image side with which a network is checked before the data are known; what their size forbids is found with them."""
+
+
+def _checked(check: Callable[[str], object]) -> AfterValidator:
+    """For text that `check` accepts. Its ConfigError is collected with all other problems."""
+
+    def validate(text: str) -> str:
+        check(text)
+        return text
+
+    return AfterValidator(validate)
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=_device(name))
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}. Give cpu or cuda") from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _check_tracker(name: str) -> None:
+    if name not in TRACKERS:
+        raise ConfigError(unknown("tracker", name, TRACKERS))
+
+
+def _check_baseline(name: str) -> None:
+    untrained = [method for method in METHODS if not METHODS[method].Config.model_fields["iterations"].default]
+    if name not in untrained:
+        raise ConfigError(unknown("baseline (a method without iterations)", name, untrained))
+
+
+NetworkSpec = Annotated[str, _checked(lambda spec: canonical(spec, channels=3, size=ANY_SIZE, classes=10))]
 
 
 class RunConfig(BaseModel):
@@ -35,27 +74,45 @@ class RunConfig(BaseModel):
 
     method: str = Field(description="condenser, see `condense ls methods`")
     ipc: int = Field(1, ge=1, description="synthetic images per class")
-    dataset: str = Field("digits", description="data set, see `condense ls datasets`; folder:PATH or npz:PATH")
+    dataset: Annotated[str, _checked(find_source)] = Field(
+        "digits", description="data set, see `condense ls datasets`; folder:PATH or npz:PATH"
+    )
     data_root: Path | None = Field(None, strict=False, description="folder of the data sets' files; none: the cache")
     download: bool = Field(False, description="fetch missing data files")
     validation: float = Field(0.1, ge=0, lt=1, description="part of the training set held out for every choice")
     zca: bool = Field(False, description="ZCA whitening in place of mean and standard deviation")
-    network: str = Field("convnet", description="network of the condenser, see `condense ls networks`")
-    dsa: str = Field(FULL_STRATEGY, description="augmentation strategy: operators joined by _, or none")
+    network: NetworkSpec = Field("convnet", description="network of the condenser, see `condense ls networks`")
+    dsa: Annotated[str, _checked(DSA)] = Field(
+        FULL_STRATEGY, description="augmentation strategy: operators joined by _, or none"
+    )
     recipe: Literal["auto", "published", "small", "none"] = Field(
         "auto", description="which row of configs/<method>.toml applies; auto: published, else small"
     )
     seed: int = Field(0, ge=0, description="seed of everything random")
-    device: str = Field("auto", description="cpu, cuda, cuda:1, ...; auto: cuda where there is one")
-    buffer: Path | None = Field(None, strict=False, description="folder of expert trajectories; none: by content, in the cache")
+    device: Annotated[str, _checked(_check_device)] = Field(
+        "auto", description="cpu, cuda, cuda:1, ...; auto: cuda where there is one"
+    )
+    buffer: Path | None = Field(
+        None, strict=False, description="folder of expert trajectories; none: by content, in the cache"
+    )
     buffer_dtype: Literal["float32", "bfloat16"] = Field("float32", description="number format of the buffer")
     checkpoint_every: int = Field(50, ge=1, description="iterations between checkpoints")
     eval_every: int = Field(0, ge=0, description="iterations between validation accuracies in the log; 0: none")
-    tracker: tuple[str, ...] = Field((), strict=False, description="also log to wandb, tensorboard")
-    protocol: str = Field("quick", description="evaluation protocol, see `condense ls protocols`")
-    eval_networks: tuple[str, ...] = Field((), strict=False, description="networks to evaluate on; none: `network`")
-    eval_repeats: int | None = Field(None, ge=1, description="fresh networks per evaluation; none: the protocol's number")
-    baselines: tuple[str, ...] = Field(("random", "kmeans"), strict=False, description="methods in the final table")
+    tracker: tuple[Annotated[str, _checked(_check_tracker)], ...] = Field(
+        (), strict=False, description="also log to wandb, tensorboard"
+    )
+    protocol: Annotated[str, _checked(load_protocol)] = Field(
+        "quick", description="evaluation protocol, see `condense ls protocols`"
+    )
+    eval_networks: tuple[NetworkSpec, ...] = Field(
+        (), strict=False, description="networks to evaluate on; empty: `network`"
+    )
+    eval_repeats: int | None = Field(
+        None, ge=1, description="fresh networks per evaluation; none: the protocol's number"
+    )
+    baselines: tuple[Annotated[str, _checked(_check_baseline)], ...] = Field(
+        ("random", "kmeans"), strict=False, description="methods in the final table"
+    )
     full_data: bool = Field(True, description="train on all real images too, for the final table")
 
     @property
@@ -65,10 +122,7 @@ class RunConfig(BaseModel):
 
     @property
     def torch_device(self) -> torch.device:
-        name = self.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(name)
+        return _device(self.device)
 
 
 @dataclass(frozen=True)
@@ -125,17 +179,14 @@ def read_config_file(path: Path) -> Layer:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """key=value as TOML has it; a value that is not TOML is a string, and `none` unsets the key."""
+    """key=value as TOML has it; a value that is not TOML is a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r}: must be key=value, for example --set syn_steps=20")
-    value = value.strip()
-    if value.lower() == "none":
-        return key.strip(), None
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except ValueError:
-        return key.strip(), value
+        return key.strip(), value.strip()
 
 
 def resolve(layers: Sequence[Layer]) -> Resolved:
@@ -150,7 +201,7 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     below: list[Layer] = []
     dataset, ipc = given.get("dataset", "digits"), given.get("ipc", 1)
     recipe = given.get("recipe", "auto")
-    if isinstance(dataset, str) and _passes(lambda: find_source(dataset)) and not find_source(dataset)[0].mirrored:
+    if _is_source(dataset) and not find_source(str(dataset))[0].mirrored:
         below.append(Layer(f"data set {dataset}", {"dsa": MIRROR_FREE}))
     if isinstance(dataset, str) and isinstance(ipc, int) and ipc >= 1 and recipe != "none":
         row = find_row(method.name, dataset, ipc, str(recipe))
@@ -178,58 +229,43 @@ def _validate(layers: Sequence[Layer]) -> Resolved:
 
     models: dict[type[BaseModel], BaseModel | None] = {}
     for model in (RunConfig, method.Config):
-        part = {key: value for key, value in values.items() if key in model.model_fields}
+        part = {
+            key: _unset(value, model.model_fields[key].annotation)
+            for key, value in values.items()
+            if key in model.model_fields
+        }
         try:
             models[model] = model.model_validate(part)
         except ValidationError as error:
             models[model] = None
-            for e in error.errors():
-                key = str(e["loc"][0])
-                problems.append(f"{origins.get(key, 'default')}: {key} = {e['input']!r}: {e['msg']} ({known[key]})")
+            for found in error.errors():
+                key = str(found["loc"][0])
+                problems.append(_problem(key, found, origins.get(key, "default"), known[key]))
     run, config = models[RunConfig], models[method.Config]
-    if isinstance(run, RunConfig):
-        problems += _check_run(run)
     if problems:
         raise ConfigError("\n".join(problems))
     assert isinstance(run, RunConfig) and isinstance(config, MethodConfig)
-    defaults = {key: "default" for key in known}
+    defaults = dict.fromkeys(known, "default")
     return Resolved(run, config, defaults | origins)
 
 
-def _check_run(run: RunConfig) -> list[str]:
-    """What types and ranges cannot say; all that can be known without the data."""
-    checks: list[Callable[[], object]] = [
-        lambda: find_source(run.dataset),
-        lambda: DSA(run.dsa),
-        lambda: load_protocol(run.protocol),
-        lambda: _check_device(run),
-        *(lambda name=name: canonical(name, channels=3, size=32, classes=10) for name in (run.network, *run.eval_networks)),
-        *(lambda name=name: get_method(name) for name in run.baselines),
-        *(lambda name=name: _check_tracker(name) for name in run.tracker),
-    ]
-    return [str(error) for check in checks if (error := _error(check)) is not None]
+def _unset(value: Any, annotation: Any) -> Any:
+    """None for the word none, where a key may have no value: TOML has no word for it."""
+    if isinstance(value, str) and value.lower() == "none" and type(None) in get_args(annotation):
+        return None
+    return value
 
 
-def _check_device(run: RunConfig) -> None:
+def _problem(key: str, error: Mapping[str, Any], origin: str, description: str) -> str:
+    """One problem that pydantic found; what `_checked` collected says it all already."""
+    if error["type"] == "value_error":
+        return f"{origin}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{origin}: {key} = {error['input']!r}: {error['msg']} ({description})"
+
+
+def _is_source(name: Any) -> bool:
     try:
-        torch.empty(0, device=run.torch_device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}. Give cpu or cuda") from error
-
-
-def _check_tracker(name: str) -> None:
-    if name not in TRACKERS:
-        raise ConfigError(unknown("tracker", name, TRACKERS))
-
-
-def _error(check: Callable[[], object]) -> ConfigError | None:
-    try:
-        check()
-    except ConfigError as error:
-        return error
-    return None
-
-
-def _passes(check: Callable[[], object]) -> bool:
-    return _error(check) is None
-
+        find_source(str(name))
+    except ConfigError:
+        return False
+    return True

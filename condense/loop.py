@@ -47,4 +47,3 @@ def distillation_loop(
                 folder.save_checkpoint(done, state)
             stop.check()
     return state
-

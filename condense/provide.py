@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,15 +41,21 @@ def load_data(r: RunConfig) -> RealData:
     data = load_dataset(r.dataset, root=r.data_root, download=r.download, validation=r.validation)
     counts = torch.bincount(data.train.labels, minlength=data.num_classes)
     smallest = int(counts.argmin())
+    problems = []
     if r.ipc > int(counts[smallest]):
-        raise ConfigError(
+        problems.append(
             f"ipc = {r.ipc}: class {data.classes[smallest]!r} of {data.name} has only {int(counts[smallest])} training "
             f"images (validation = {r.validation} of each class is held out). Choose ipc <= {int(counts[smallest])}"
         )
     if r.eval_every and not len(data.validation):
-        raise ConfigError("eval_every needs a validation split: set validation above 0, or eval_every to 0")
-    for spec in (r.network, *r.eval_networks):
-        build_network(spec, data)
+        problems.append("eval_every needs a validation split: set validation above 0, or eval_every to 0")
+    for spec in dict.fromkeys((r.network, *r.eval_networks)):
+        try:
+            build_network(spec, data)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
     return data
 
 
@@ -95,29 +102,44 @@ def _identity(r: RunConfig, problem: Problem, plan: ExpertPlan) -> dict[str, Any
     }
 
 
-def open_store(resolved: Resolved, problem: Problem) -> TrajectoryStore:
-    """The run's trajectory store, at `buffer` or under its own content's name in the cache.
+def store_path(resolved: Resolved, problem: Problem) -> Path:
+    """Where the run's trajectory store is or will be: at `buffer`, or under its own content's name in the cache.
 
     Epoch e of an expert is the same whatever the number of epochs to come, so a longer store in the cache serves too.
     """
     r, method = resolved.run, resolved.method
     assert isinstance(method, ExpertConfig)
+    if r.buffer is not None:
+        return r.buffer
     plan = method.expert_plan(r.dsa)
-    identity = _identity(r, problem, plan)
-    path = r.buffer
-    if path is None:
-        name = digest(identity | {"dtype": r.buffer_dtype})[:16]
-        folder = cache_dir() / "buffers" / f"{r.dataset.partition(':')[0]}-{name}"
-        held = [int(entry.name) for entry in folder.glob("*") if entry.name.isdigit()]
-        path = folder / str(min((epochs for epochs in held if epochs >= plan.epochs), default=plan.epochs))
+    name = digest(_identity(r, problem, plan) | {"dtype": r.buffer_dtype})[:16]
+    folder = cache_dir() / "buffers" / f"{r.dataset.partition(':')[0]}-{name}"
+    held = [int(entry.name) for entry in folder.glob("*") if entry.name.isdigit()]
+    return folder / str(min((epochs for epochs in held if epochs >= plan.epochs), default=plan.epochs))
+
+
+def open_store(resolved: Resolved, problem: Problem) -> TrajectoryStore:
+    """The run's trajectory store; an empty one is made where there is none. Raises DataError for one of another run."""
+    r, method = resolved.run, resolved.method
+    assert isinstance(method, ExpertConfig)
+    plan = method.expert_plan(r.dsa)
     return TrajectoryStore.open(
-        path,
-        identity=identity,
+        store_path(resolved, problem),
+        identity=_identity(r, problem, plan),
         snapshots=plan.epochs + 1,
         parameters=problem.network.num_parameters,
         dtype=r.buffer_dtype,
         device=problem.device,
     )
+
+
+def missing_experts(resolved: Resolved, problem: Problem) -> list[int]:
+    """The experts that are still to be trained. Raises DataError for a store of another run; writes nothing."""
+    if not isinstance(resolved.method, ExpertConfig):
+        return []
+    if not (store_path(resolved, problem) / "manifest.json").exists():
+        return list(range(resolved.method.num_experts))
+    return open_store(resolved, problem).missing(resolved.method.num_experts)
 
 
 def experts(resolved: Resolved, problem: Problem, stop: StopFlag) -> TrajectoryStore:
@@ -147,7 +169,7 @@ def teacher(resolved: Resolved, problem: Problem, stop: StopFlag) -> Tensor:
     name = digest(_identity(resolved.run, problem, plan) | {"epochs": plan.epochs})[:32]
     file = cache_dir() / "teachers" / f"{name}.safetensors"
     try:
-        theta = load(file.read_bytes())["theta"]
+        theta: Tensor = load(file.read_bytes())["theta"]
     except (OSError, SafetensorError, KeyError):  # not there, or damaged
         with progress(plan.epochs, 0, "teacher") as display:
             *_, theta = _watched(_train(problem, plan, 0, "teacher"), display, 0, stop)
@@ -162,9 +184,7 @@ def _train(problem: Problem, plan: ExpertPlan, index: int, stream: str) -> Itera
     return train_expert(problem.network, inputs, labels, plan, seed=problem.seed, index=index, stream=stream)
 
 
-def _watched(
-    trajectory: Iterator[Tensor], display: ProgressDisplay, first: int, stop: StopFlag
-) -> Iterator[Tensor]:
+def _watched(trajectory: Iterator[Tensor], display: ProgressDisplay, first: int, stop: StopFlag) -> Iterator[Tensor]:
     """The same trajectory, shown on the display from epoch `first` on, and open to a stop after each epoch."""
     for epoch, theta in enumerate(trajectory):
         stop.check()

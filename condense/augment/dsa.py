@@ -44,7 +44,7 @@ def _column(u: Tensor, k: int, like: Tensor) -> Tensor:
 
 
 def color(x: Tensor, u: Tensor) -> Tensor:
-    """x + (u0 - 1/2); then m + 2 u1 (x - m), m the mean over channels; then m + (u2 + 1/2)(x - m), m the image's mean."""
+    """x + (u0 - 1/2); then m + 2 u1 (x - m), m the mean over channels; then m + (u2 + 1/2)(x - m), m that of all."""
     x = x + (_column(u, 0, x) - 0.5) * BRIGHTNESS
     m = x.mean(1, keepdim=True)
     x = m + SATURATION * _column(u, 1, x) * (x - m)

@@ -12,8 +12,8 @@ CHUNK = 4096
 class Inputs:
     """`inputs[index]` is preprocessed images [b, ch, h, w] of a split.
 
-    Mean and std are applied when asked for, so the split stays uint8. Whitening is a product with a [D, D] matrix, which
-    for a batch costs as much as a training step: it is done once here, and takes n * D * 4 bytes.
+    Mean and std are applied when asked for, so the split stays uint8. Whitening is a product with a [D, D] matrix,
+    which for a batch costs as much as a training step: it is done once here, and takes n * D * 4 bytes.
     """
 
     def __init__(self, split: Split, preprocessing: Preprocessing) -> None:

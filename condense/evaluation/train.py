@@ -70,7 +70,7 @@ def train_network(
             images = augment(images, generator(seed, f"evaluation.augment.{index}", step))
             loss = F.cross_entropy(model(images), training.labels[batch])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             step += 1
     return loss.detach()

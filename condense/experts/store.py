@@ -67,7 +67,9 @@ class TrajectoryStore:
             enough = manifest["snapshots"] >= snapshots
             assert isinstance(manifest["experts"], list)
         except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise DataError(f"trajectory store {path}: manifest.json is damaged ({error}); delete the folder") from error
+            raise DataError(
+                f"trajectory store {path}: manifest.json is damaged ({error}); delete the folder"
+            ) from error
         different = [
             f"{key}: store has {held.get(key)!r}, this run needs {wanted.get(key)!r}"
             for key in sorted(held.keys() | wanted.keys())
@@ -103,7 +105,7 @@ class TrajectoryStore:
         try:
             for theta in trajectory:
                 assert theta.shape == (self.parameters,) and count < self.snapshots
-                data = memoryview(theta.detach().to("cpu", dtype).contiguous().view(torch.uint8).numpy())
+                data = memoryview(theta.detach().to("cpu", dtype).contiguous().view(torch.uint8).numpy().data)
                 offset = (expert * self.snapshots + count) * size
                 while data:
                     written = os.pwrite(descriptor, data, offset)
@@ -128,8 +130,8 @@ class TrajectoryStore:
         held = file.stat().st_size if file.exists() else 0
         if held < count * dtype.itemsize:
             raise DataError(
-                f"trajectory store {self.path}: trajectories.bin has {held} bytes, {count * dtype.itemsize} are expected; "
-                "the file is truncated: delete the folder and train the experts again"
+                f"trajectory store {self.path}: trajectories.bin has {held} bytes, "
+                f"{count * dtype.itemsize} are expected; the file is truncated: delete the folder"
             )
         flat = torch.from_file(str(file), shared=False, size=count, dtype=dtype)
         self._array = flat.view(experts, self.snapshots, self.parameters).to(self.device)

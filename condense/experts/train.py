@@ -55,7 +55,7 @@ def gsam_direction(
     perturbed = gradient(theta + ascent * (rho / (norm + EPSILON)))
     g_norm, perturbed_norm = g.norm(), perturbed.norm()
     cosine = (g @ perturbed) / (g_norm * perturbed_norm + EPSILON)
-    vertical = g - cosine * g_norm * perturbed / (perturbed_norm + EPSILON)
+    vertical: Tensor = g - cosine * g_norm * perturbed / (perturbed_norm + EPSILON)
     return perturbed - alpha * vertical
 
 

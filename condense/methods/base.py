@@ -133,8 +133,8 @@ def check_finite(method: str, iteration: int, tensors: Mapping[str, Tensor | Non
     if not bool(finite.all()):
         bad = [name for name, ok in zip(named, finite.tolist(), strict=True) if not ok]
         raise NumericsError(
-            f"{method}, iteration {iteration}: {' and '.join(bad)} not finite. The set was not changed by this iteration. "
-            "Lower lr_img, lr_teacher or syn_steps and resume from an earlier checkpoint, or start again"
+            f"{method}, iteration {iteration}: {' and '.join(bad)} not finite. The set was not changed by this "
+            "iteration. Lower lr_img, lr_teacher or syn_steps and resume from an earlier checkpoint, or start again"
         )
 
 

@@ -30,7 +30,7 @@ class Coreset:
         images = problem.preprocessing(problem.data.train.images[self.pick(problem)])
         return {"images": images, "labels": hard_labels(problem.data.num_classes, problem.ipc, images.device)}
 
-    def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
+    def step(self, state: State, problem: Problem, iteration: int) -> Metrics:  # noqa: ARG002
         """Nothing is learned: these methods run for 0 iterations."""
         raise AssertionError("a coreset has no iterations")
 
@@ -67,7 +67,7 @@ class EmbeddedCoreset(Coreset):
 
 
 def greedy(first: int, count: int, score: Callable[[int], Tensor]) -> Tensor:
-    """`first`, then again and again the row not yet taken with the lowest score; score(last) sees the last row taken."""
+    """`first`, then again and again the row not yet taken with the lowest score; score(last) sees the last."""
     chosen = [first]
     while len(chosen) < count:
         scores = score(chosen[-1])

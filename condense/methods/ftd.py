@@ -30,8 +30,10 @@ class FTDConfig(MTTConfig):
 
     def expert_plan(self, dsa: str) -> ExpertPlan:
         """MTT's plan with GSAM."""
-        return super().expert_plan(dsa).model_copy(
-            update={"rho": self.rho, "alpha": self.alpha, "adaptive": self.adaptive}
+        return (
+            super()
+            .expert_plan(dsa)
+            .model_copy(update={"rho": self.rho, "alpha": self.alpha, "adaptive": self.adaptive})
         )
 
 

@@ -29,7 +29,8 @@ class Herding(EmbeddedCoreset):
 
         def score(last: int) -> Tensor:
             residual.add_(mean - features[last])
-            return torch.linalg.vector_norm(residual - features, dim=1)
+            distance: Tensor = torch.linalg.vector_norm(residual - features, dim=1)
+            return distance
 
         first = int(torch.linalg.vector_norm(mean - features, dim=1).argmin())
         return greedy(first, ipc, score)

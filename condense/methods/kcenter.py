@@ -1,8 +1,8 @@
 """k-center: real images spread so that no image of the class is far from a chosen one.
 
 Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018, arXiv
-1708.00489, algorithm 1; as a baseline of distillation, Zhao et al., arXiv 2006.05929, which starts at the image nearest to
-the class mean. Each further image is argmax_i min_{j chosen} |phi_i - phi_j|.
+1708.00489, algorithm 1; as a baseline of distillation, Zhao et al., arXiv 2006.05929, which starts at the image nearest
+to the class mean. Each further image is argmax_i min_{j chosen} |phi_i - phi_j|.
 """
 
 from typing import ClassVar

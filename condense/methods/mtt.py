@@ -12,6 +12,7 @@ The derivative is exact, through all N steps.
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -137,14 +138,9 @@ class MTT:
         for _ in range(self.config.syn_steps):
             index = next(batches)
             record = problem.augmentation.sample(draws, len(index))
-            steps.append(
-                InnerStep(
-                    index.to(problem.device, non_blocking=True),
-                    lambda x, record=record: problem.augmentation.apply(x, record),
-                )
-            )
+            replay = partial(problem.augmentation.apply, record=record)
+            steps.append(InnerStep(index.to(problem.device, non_blocking=True), replay))
         return steps
 
     def distilled(self, state: State) -> DistilledSet:
         return DistilledSet(state["images"], state["labels"], float(state["log_lr"].exp()))
-

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 State = dict[str, Tensor]
-"""Every tensor of a condenser that changes, by name. A checkpoint is this collection and the iteration, nothing else."""
+"""Every tensor of a condenser that changes, by name. A checkpoint is this and the iteration, nothing else."""
 
 
 def sgd_(state: State, name: str, gradient: Tensor, *, lr: float, momentum: float) -> None:

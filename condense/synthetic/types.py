@@ -10,7 +10,7 @@ class DistilledSet:
     """A synthetic set, ready to train on.
 
     `images` [n, ch, h, w] float32 in the preprocessed (normalised or whitened) space; `labels` [n] int64 for hard
-    labels or [n, classes] float32 probabilities for soft ones; `lr` the learned inner learning rate, where there is one.
+    labels or [n, classes] float32 probabilities for soft ones; `lr` the learned inner learning rate, if there is one.
     """
 
     images: Tensor

@@ -55,7 +55,7 @@ def adjoint(
     steps: Sequence[InnerStep],
     momentum: float = 0.0,
 ) -> Unrolled:
-    """Differentiate outer_loss(theta_N); see the module's equations. Keeps N + 1 vectors [P] and one step's activations."""
+    """Differentiate outer_loss(theta_N) as above; keeps N + 1 vectors [P] and the activations of one step."""
     images, labels, lr = images.detach(), labels.detach(), lr.detach()
     soft = labels.is_floating_point()
     thetas = _forward(inner_loss, start, images, labels, lr, steps, momentum)
@@ -75,7 +75,7 @@ def adjoint(
         x = augmented.detach().requires_grad_()
         y = labels[step.index].requires_grad_(soft)
 
-        _, s = jvp(lambda point, x=x, y=y: inner_loss(point, x, y), (theta,), (m,))
+        s: Tensor = jvp(lambda point, x=x, y=y: inner_loss(point, x, y), (theta,), (m,))[1]
         d_theta, d_x, *d_y = torch.autograd.grad(s, (theta, x, y) if soft else (theta, x))
 
         (d_rows,) = torch.autograd.grad(augmented, rows, -lr * d_x)

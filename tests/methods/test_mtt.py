@@ -1,0 +1,97 @@
+import math
+
+import pytest
+import torch
+from problems import make_condenser, make_problem, relative_error
+from torch.nn import functional as F
+
+from condense.methods.mtt import MTTConfig, inner_batches
+
+
+def test_one_iteration_against_the_papers_algorithm(tmp_path):
+    """Algorithm 1 written out with a full graph, per tensor, on the draws of the same addresses."""
+    condenser = make_condenser("mtt", batch_syn=4, syn_steps=4, lr_lr=1e-5)
+    problem = make_problem(condenser, tmp_path, dtype=torch.float64, dsa="crop_flip_rotate")
+    state = condenser.init(problem)
+    start, target, epoch = condenser.segment(problem, 3)
+    assert epoch in (0, 1)
+    images = state["images"].clone().requires_grad_()
+    lr = torch.tensor(condenser.config.lr_teacher, dtype=torch.float64, requires_grad=True)
+
+    theta = {name: p.clone().requires_grad_() for name, p in problem.network.split(start).items()}
+    for step in condenser.inner_steps(len(images), problem, 3):
+        x, y = step.augment(images[step.index]), state["labels"][step.index]
+        flat = torch.cat([p.flatten() for p in theta.values()])
+        loss = F.nll_loss(F.log_softmax(problem.network.logits(flat, x), 1), y)
+        gradients = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+        theta = {name: p - lr * g for (name, p), g in zip(theta.items(), gradients, strict=True)}
+    targets, starts = problem.network.split(target), problem.network.split(start)
+    above = sum(((theta[name] - targets[name]) ** 2).sum() for name in theta)
+    below = sum(((starts[name] - targets[name]) ** 2).sum() for name in theta)
+    matching = above / below
+    d_images, d_lr = torch.autograd.grad(matching, (images, lr))
+
+    before = {key: tensor.clone() for key, tensor in state.items()}
+    metrics = condenser.step(state, problem, 3)
+    assert metrics["loss"] == pytest.approx(float(matching.detach()), rel=1e-10)
+    moved = (before["images"] - state["images"]) / condenser.config.lr_img
+    assert relative_error(moved, d_images) < 1e-9
+    # The learned rate moves as published, a <- a - lr_lr dL/da, to first order in lr_lr, and stays positive.
+    a, published = math.exp(float(state["log_lr"])), 0.03 - 1e-5 * float(d_lr)
+    assert a - 0.03 == pytest.approx(published - 0.03, rel=0.05)
+
+
+def test_the_learned_rate_stays_positive_where_the_published_update_does_not(tmp_path):
+    condenser = make_condenser("mtt", lr_lr=0.02)
+    problem = make_problem(condenser, tmp_path, dtype=torch.float64)
+    state = condenser.init(problem)
+    condenser.step(state, problem, 3)
+    a = condenser.config.lr_teacher
+    derivative = float(state["log_lr.momentum"]) / a  # of the first step, by a
+    assert a - condenser.config.lr_lr * derivative < 0
+    assert 0 < float(state["log_lr"].exp()) < a
+
+
+@pytest.mark.parametrize("engine", ["graph", "higher"])
+def test_the_engines_make_the_same_set(engine, tmp_path):
+    sets = []
+    for unroll in ("adjoint", engine):
+        condenser = make_condenser("mtt", unroll=unroll)
+        problem = make_problem(condenser, tmp_path, dtype=torch.float64)
+        state = condenser.init(problem)
+        for iteration in range(3):
+            condenser.step(state, problem, iteration)
+        sets.append(state["images"])
+    assert relative_error(*sets) < 1e-9
+
+
+def test_mini_batches_are_taken_as_published():
+    batches = inner_batches(10, 4, torch.Generator().manual_seed(0))
+    taken = [next(batches) for _ in range(6)]
+    assert [len(batch) for batch in taken] == [2, 4, 4, 2, 4, 4]
+    for first in (0, 3):
+        assert sorted(torch.cat(taken[first : first + 3]).tolist()) == list(range(10))
+    assert torch.cat(taken[:3]).tolist() != torch.cat(taken[3:]).tolist()
+    for batch in (None, 50):
+        assert sorted(next(inner_batches(10, batch, torch.Generator().manual_seed(0))).tolist()) == list(range(10))
+
+
+def test_experts_stop_at_the_last_epoch_that_can_be_a_target():
+    assert MTTConfig(max_start_epoch=20, expert_epochs=2).expert_plan("none").epochs == 21
+
+
+def test_real_images_start_from_different_images_of_each_class(tmp_path):
+    condenser = make_condenser("mtt")
+    problem = make_problem(condenser, tmp_path, ipc=3)
+    images = condenser.init(problem)["images"]
+    real = problem.preprocessing(problem.data.train.images)
+    rows = [int((real - image).abs().flatten(1).sum(1).argmin()) for image in images]
+    assert len(set(rows)) == 9
+    assert all(torch.equal(real[row], image) for row, image in zip(rows, images, strict=True))
+    assert problem.data.train.labels[rows].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_noise_starts_from_a_normal_distribution(tmp_path):
+    condenser = make_condenser("mtt", init="noise")
+    images = condenser.init(make_problem(condenser, tmp_path, ipc=40))["images"]
+    assert abs(float(images.mean())) < 0.05 and abs(float(images.std()) - 1) < 0.05
