@@ -47,29 +47,32 @@ class TrajectoryStore:
     ) -> "TrajectoryStore":
         """Open the store at `path`, or start an empty one.
 
-        A store may hold more snapshots than are asked for. Raises DataError for another identity or dtype, fewer
-        snapshots, or a damaged manifest, naming each field that differs.
+        A store may hold more snapshots than are asked for. Raises DataError for another identity or dtype or fewer
+        snapshots, naming each field that differs, and for a damaged manifest, a truncated array or a path that cannot
+        be written to.
         """
         device = device or torch.device("cpu")
         file = path / "manifest.json"
+        fields = {"format": FORMAT, "version": VERSION, "dtype": dtype, "parameters": parameters}
         if not file.exists():
-            path.mkdir(parents=True, exist_ok=True)
-            header = {"format": FORMAT, "version": VERSION, "dtype": dtype}
-            manifest = header | {"snapshots": snapshots, "parameters": parameters, "identity": identity, "experts": []}
-            store = cls(path, manifest, device)
-            store._save()
+            store = cls(path, fields | {"snapshots": snapshots, "identity": identity, "experts": []}, device)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                store._save()
+            except OSError as error:
+                raise DataError(f"trajectory store {path}: cannot be made ({error}); name another folder") from error
             return store
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
-            held = manifest["identity"]
-            wanted = identity | {"dtype": dtype, "parameters": parameters, "version": VERSION}
-            held = held | {key: manifest[key] for key in ("dtype", "parameters", "version")}
+            held = manifest["identity"] | {key: manifest[key] for key in fields}
             enough = manifest["snapshots"] >= snapshots
-            assert isinstance(manifest["experts"], list)
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            if not all(type(expert) is int and expert >= 0 for expert in manifest["experts"]):
+                raise ValueError("experts must be a list of numbers")
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"trajectory store {path}: manifest.json is damaged ({error}); delete the folder"
+                f"trajectory store {path}: manifest.json is damaged ({error!r}); delete the folder"
             ) from error
+        wanted = identity | fields
         different = [
             f"{key}: store has {held.get(key)!r}, this run needs {wanted.get(key)!r}"
             for key in sorted(held.keys() | wanted.keys())
@@ -82,7 +85,9 @@ class TrajectoryStore:
                 f"trajectory store {path} was made for another run: {'; '.join(different)}. "
                 "Name another folder with --set buffer=PATH, or leave it out and a fitting store is made"
             )
-        return cls(path, manifest, device)
+        store = cls(path, manifest, device)
+        store._check_size()
+        return store
 
     @property
     def snapshots(self) -> int:
@@ -125,21 +130,26 @@ class TrajectoryStore:
         """
         assert not self.missing(experts), "train the missing experts first"
         dtype = DTYPES[self.manifest["dtype"]]
-        file = self.path / "trajectories.bin"
         count = experts * self.snapshots * self.parameters
-        held = file.stat().st_size if file.exists() else 0
-        if held < count * dtype.itemsize:
-            raise DataError(
-                f"trajectory store {self.path}: trajectories.bin has {held} bytes, "
-                f"{count * dtype.itemsize} are expected; the file is truncated: delete the folder"
-            )
-        flat = torch.from_file(str(file), shared=False, size=count, dtype=dtype)
+        flat = torch.from_file(str(self.path / "trajectories.bin"), shared=False, size=count, dtype=dtype)
         self._array = flat.view(experts, self.snapshots, self.parameters).to(self.device)
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
         """theta [P] of an expert after `epoch` epochs, as float32 memory of its own."""
         assert self._array is not None, "load() comes first"
         return self._array[expert, epoch].to(torch.float32, copy=True)
+
+    def _check_size(self) -> None:
+        """Raise DataError if the array ends before its last finished expert; a later write would hide that by zeros."""
+        file = self.path / "trajectories.bin"
+        held = file.stat().st_size if file.exists() else 0
+        count = max(self.manifest["experts"], default=-1) + 1
+        expected = count * self.snapshots * self.parameters * DTYPES[self.manifest["dtype"]].itemsize
+        if held < expected:
+            raise DataError(
+                f"trajectory store {self.path}: trajectories.bin has {held} bytes, {expected} are expected; "
+                "the file is truncated: delete the folder"
+            )
 
     def _save(self) -> None:
         write_atomic(self.path / "manifest.json", json.dumps(self.manifest, indent=1).encode())

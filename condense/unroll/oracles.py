@@ -70,7 +70,7 @@ def with_higher(
     """The full graph as the package `higher` builds it (Grefenstette et al., 2019, arXiv 1910.01727)."""
     leaves = _Leaves(images, labels, lr)
     model = _FlatModel(inner_loss, start)
-    optimiser = torch.optim.SGD(model.parameters(), lr=float(lr), momentum=momentum)
+    optimiser = torch.optim.SGD(model.parameters(), lr=float(lr.detach()), momentum=momentum)
     override: dict[str, list[Any]] = {"lr": [leaves.lr]}
     with higher.innerloop_ctx(model, optimiser, copy_initial_weights=True, override=override) as (patched, inner):
         for step in steps:

@@ -1,0 +1,87 @@
+"""Peak memory of one MTT iteration as the number of inner steps grows, for each way to differentiate it.
+
+    python benchmarks/memory.py [--width 32] [--ipc 10] [--steps 10 40] [--unroll adjoint graph]
+
+Each case is a process of its own and runs the step that `condense run` runs, on random data of CIFAR-10's shape. Prints
+a Markdown table: peak resident memory, what of it came on top of the loaded libraries, and the parameter vectors' part.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+
+import torch
+
+from condense.augment import DSA
+from condense.data import Preprocessing, RealData, Split
+from condense.methods import METHODS, Problem
+from condense.networks import Network
+from condense.synthetic import hard_labels
+
+CLASSES = 10
+
+
+class RandomExperts:
+    """Stands in for a trajectory store: two nearby points."""
+
+    def __init__(self, network: Network) -> None:
+        self.theta = network.init(0, "benchmark")
+
+    def snapshot(self, expert: int, epoch: int) -> torch.Tensor:  # noqa: ARG002 (the store's signature)
+        return self.theta + 0.01 * epoch
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(unroll: str, steps: int, width: int, ipc: int) -> dict[str, float]:
+    """One iteration in this process: its peak memory in MB, and the size of one parameter vector."""
+    draws = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (CLASSES * ipc, 3, 32, 32), generator=draws, dtype=torch.uint8)
+    split = Split(images, hard_labels(CLASSES, ipc, images.device))
+    names = tuple(str(c) for c in range(CLASSES))
+    network = Network(f"convnet:width={width}", channels=3, size=32, classes=CLASSES)
+    problem = Problem(
+        data=RealData("random", split, split, split, names, "0" * 64, "random", mirrored=True),
+        preprocessing=Preprocessing("mean_std", {"mean": torch.full((3,), 0.5), "std": torch.full((3,), 0.25)}),
+        network=network,
+        augmentation=DSA(),
+        ipc=ipc,
+        seed=0,
+        experts=RandomExperts(network),  # type: ignore[arg-type]
+    )
+    mtt = METHODS["mtt"]
+    condenser = mtt(mtt.Config.model_validate({"unroll": unroll, "syn_steps": steps, "num_experts": 1}))
+    state = condenser.init(problem)
+    before = peak_mb()
+    condenser.step(state, problem, 0)
+    return {"before": before, "peak": peak_mb(), "vector": network.num_parameters * 4 / 2**20}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--ipc", type=int, default=10)
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 40])
+    parser.add_argument("--unroll", nargs="+", default=["adjoint", "graph"])
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.case:
+        print(json.dumps(measure(**json.loads(given.case))))
+        return
+    print("| unroll | N | peak MB | on top of libraries, MB | N + 1 parameter vectors, MB |")
+    print("|---|---|---|---|---|")
+    for unroll in given.unroll:
+        for steps in given.steps:
+            case = json.dumps({"unroll": unroll, "steps": steps, "width": given.width, "ipc": given.ipc})
+            command = [sys.executable, __file__, "--case", case]
+            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            extra, vectors = found["peak"] - found["before"], (steps + 1) * found["vector"]
+            print(f"| {unroll} | {steps} | {found['peak']:.0f} | {extra:.0f} | {vectors:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

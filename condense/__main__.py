@@ -1,0 +1,5 @@
+"""`python -m condense` is the program `condense`."""
+
+from condense.cli import main
+
+main()

@@ -1,0 +1,62 @@
+"""The command line: `condense VERB`, also as `python -m condense`. Torch is imported inside the verbs alone."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cyclopts import CycloptsError
+
+from condense.allocator import tune_allocator
+from condense.cli.verbs import app
+from condense.errors import CondenseError, NumericsError
+
+__all__ = ["main"]
+
+USAGE, INTERRUPTED = 2, 130
+
+
+class _Stderr(logging.Handler):
+    """Lines on what sys.stderr is at the moment: a progress bar takes its place, and shows them above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        print(f"{prefix}{record.getMessage()}", file=sys.stderr)
+
+
+_HANDLER = _Stderr()
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line `arguments` (default: this process's) and exit.
+
+    Exit codes: 0; 1 for a diverged run or an error of the system; 2 usage or configuration; 3 data or artifact; 75
+    stopped by SIGTERM, with what was done on disk; 130 stopped by SIGINT.
+    """
+    tune_allocator()
+    logger = logging.getLogger("condense")
+    logger.addHandler(_HANDLER)
+    logger.setLevel(logging.INFO)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads stdout, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except CycloptsError as error:
+        _fail(str(error), USAGE)
+    except (CondenseError, NumericsError) as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        _fail(str(error), 1)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)

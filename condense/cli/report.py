@@ -1,0 +1,197 @@
+"""What the verbs print: text in columns and JSON on stdout, tables of results on stderr."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from condense.api import RunResult
+from condense.artifact import Manifest, read_manifest
+from condense.artifact.format import PREVIEW
+from condense.comparison import FULL_DATA
+from condense.config import Resolved, fields, rows
+from condense.data import DATASETS
+from condense.estimate import Estimate
+from condense.evaluation import Evaluation, load_protocols, paired_difference
+from condense.methods import METHODS, Problem, get_method
+from condense.networks import NETWORKS
+
+RECORD = ("network", "protocol", "n", "mean", "ci95", "values")
+
+
+def columns(table: Sequence[Sequence[str]]) -> str:
+    """Rows of words, aligned."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ("  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True)) for row in table)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def word(value: Any) -> str:
+    """A value of the configuration as --set takes it."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def print_json(content: Any) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_run(result: RunResult, as_json: bool) -> None:
+    """A table for each network and the paths on stderr; with `as_json` the object of docs/cli.md on stdout."""
+    method = read_manifest(result.artifact).method.name
+    for index, ours in enumerate(result.evaluations):
+        sets = {name: evaluations[index] for name, evaluations in result.baselines.items()}
+        full = {FULL_DATA: sets.pop(FULL_DATA)} if FULL_DATA in sets else {}
+        _print_table({**sets, method: ours, **full})
+        if "random" in sets and ours.n > 1:
+            _say(difference(method, ours, sets["random"]))
+    _say(f"artifact  {result.artifact}")
+    _say(f"preview   {result.artifact / PREVIEW}")
+    if as_json:
+        baselines = {name: _with_all(evaluations) for name, evaluations in result.baselines.items()}
+        print_json(_object(result.artifact, result.run, result.evaluations, baselines))
+
+
+def print_evaluations(artifact: Path, evaluations: Sequence[Evaluation], as_json: bool) -> None:
+    """As `print_run`, for a set that was evaluated alone."""
+    method = read_manifest(artifact).method.name
+    for evaluation in evaluations:
+        _print_table({method: evaluation})
+    if as_json:
+        print_json(_object(artifact, None, evaluations, {}))
+
+
+def difference(method: str, ours: Evaluation, random: Evaluation) -> str:
+    """How far the method is above random images, over pairs: fresh network k is the same one in both."""
+    mean, ci95 = paired_difference(ours.values, random.values)
+    return f"{method} minus random: {_percent(mean, ci95, '+')} points, over {ours.n} pairs of equal networks"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _print_table(sets: Mapping[str, Evaluation]) -> None:
+    first = next(iter(sets.values()))
+    _say(f"{first.network}, protocol {first.protocol}")
+    table = Table("training set")
+    for heading in ("test accuracy, %", "networks"):
+        table.add_column(heading, justify="right")
+    for name, evaluation in sets.items():
+        networks = f"{evaluation.n} ({evaluation.diverged} diverged)" if evaluation.diverged else str(evaluation.n)
+        table.add_row(name, _percent(evaluation.mean, evaluation.ci95), networks)
+    Console(stderr=True).print(table)
+
+
+def _percent(mean: float, ci95: float | None, sign: str = "") -> str:
+    interval = "" if ci95 is None else f" ± {100 * ci95:.1f}"
+    return f"{100 * mean:{sign}.1f}{interval}"
+
+
+def _record(evaluation: Evaluation) -> dict[str, Any]:
+    return {key: getattr(evaluation, key) for key in RECORD}
+
+
+def _with_all(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    return {**_record(evaluations[0]), "evaluations": [_record(evaluation) for evaluation in evaluations]}
+
+
+def _object(
+    artifact: Path, run: Path | None, evaluations: Sequence[Evaluation], baselines: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "artifact": str(artifact),
+        "run": None if run is None else str(run),
+        "evaluation": _record(evaluations[0]),
+        "evaluations": [_record(evaluation) for evaluation in evaluations],
+        "baselines": baselines,
+    }
+
+
+def listing(what: str, method: str | None) -> list[tuple[str, ...]]:
+    """What `condense ls` prints: the name first, what it is last."""
+    match what:
+        case "methods":
+            return [
+                (name, cls.family, ", ".join(sorted(need.value for need in cls.needs)) or "-", cls.summary)
+                for name, cls in METHODS.items()
+            ]
+        case "datasets":
+            return [(name, source.summary) for name, source in DATASETS.items()]
+        case "networks":
+            return list(NETWORKS.items())
+        case "protocols":
+            return [(name, protocol.summary) for name, protocol in load_protocols().items()]
+        case "recipes":
+            names = sorted(METHODS) if method is None else [get_method(method).name]
+            return [
+                (name, row["recipe"], row.get("dataset", "any data set"), f"ipc {row['ipc']}", row["source"])
+                for name in names
+                for row in rows(name)
+            ]
+    assert what == "keys" and method is not None
+    return list(fields(method).items())
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """A summary of a distilled set in columns."""
+    n, channels, height, width = manifest.images.shape
+    evaluations = [
+        ("evaluation", f"{_percent(e.mean, e.ci95)} % on {e.network}, protocol {e.protocol}, {e.n} networks")
+        for e in manifest.evaluations
+    ]
+    return columns(
+        [
+            ("method", f"{manifest.method.name}, {manifest.method.ipc} images per class"),
+            ("dataset", f"{manifest.dataset.name} ({manifest.dataset.source})"),
+            ("images", f"{n} of {channels}x{height}x{width}"),
+            ("labels", f"{manifest.labels.kind}, {len(manifest.classes)} classes: {', '.join(manifest.classes)}"),
+            ("preprocessing", manifest.preprocessing.kind),
+            ("learned lr", "none" if manifest.lr is None else f"{manifest.lr:.6g}"),
+            *evaluations,
+            ("made", f"{manifest.created} with {', '.join(f'{k} {v}' for k, v in manifest.versions.items())}"),
+            *((name, f"{payload.bytes} bytes, SHA-256 {payload.sha256}") for name, payload in manifest.payload.items()),
+        ]
+    )
+
+
+def check_rows(resolved: Resolved, problem: Problem, estimate: Estimate) -> list[tuple[str, str]]:
+    """What `condense check` prints."""
+    r, data = resolved.run, problem.data
+    counts = f"{len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test images"
+    form = f"{data.channels}x{data.size}x{data.size}, {data.num_classes} classes"
+    return [
+        ("configuration", f"complete: {r.method}, ipc {r.ipc}, {r.dataset}, seed {r.seed}, on {problem.device}"),
+        ("data", f"{counts}, {form} ({data.source})"),
+        ("network", f"{problem.network.name}, {problem.network.num_parameters} parameters"),
+        ("", "estimates from one timed pass of each network; nothing was trained"),
+        ("disk", _sum(estimate.disk)),
+        ("memory", f"{_sum(estimate.memory)}, besides the program itself"),
+        ("time", f"about {_duration(sum(estimate.seconds.values()))}"),
+        *((f"  {name}", _duration(seconds)) for name, seconds in estimate.seconds.items()),
+    ]
+
+
+def _sum(parts: Mapping[str, float]) -> str:
+    named = ", ".join(f"{name} {_bytes(count)}" for name, count in parts.items() if count)
+    return f"about {_bytes(sum(parts.values()))} ({named})"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=math.ceil(seconds)))

@@ -1,0 +1,258 @@
+"""The verbs. Each parses its flags, calls one function of the package and hands the result to condense.cli.report."""
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from condense import __version__
+from condense.cli.flags import NO_FLAGS, RunFlags
+from condense.errors import ConfigError
+
+logger = logging.getLogger("condense")
+
+app = App(
+    name="condense",
+    help="Dataset distillation: turn a large labelled data set into a few synthetic images per class.",
+    version=__version__,
+    help_format="plaintext",
+    default_parameter=Parameter(negative=(), show_default=False),
+    suppress_keyboard_interrupt=False,
+)
+
+AsJson = Annotated[bool, Parameter(name="--json", help="Print one JSON object on stdout, all else on stderr.")]
+
+
+@contextmanager
+def _stoppable(advice: str) -> Iterator[None]:
+    """Exit with 75 after SIGTERM and 130 after SIGINT, with a line that says what to do next."""
+    from condense.runs import Stopped
+
+    try:
+        yield
+    except Stopped as stopped:
+        print(f"{stopped}; {advice}", file=sys.stderr)
+        sys.exit(75 if stopped.number == signal.SIGTERM else 130)
+
+
+@app.command
+def run(flags: RunFlags = NO_FLAGS, *, out: Path | None = None, as_json: AsJson = False) -> None:
+    """Distil a data set, evaluate the result and compare it with real images.
+
+    Parameters
+    ----------
+    out
+        Folder of the run, new or empty; default: runs/DATASET-METHOD-ipcIPC-seedSEED.
+    """
+    from condense import api
+    from condense.cli import report
+
+    resolved = flags.resolve()
+    if out is None:
+        r = resolved.run
+        kind, _, path = r.dataset.partition(":")
+        name = f"{kind}-{Path(path).stem}" if path else kind
+        out = Path("runs") / f"{name}-{r.method}-ipc{r.ipc}-seed{r.seed}"
+    with _stoppable(f"`condense resume {out}` continues"):
+        report.print_run(api.run(resolved, out), as_json)
+
+
+@app.command
+def buffer(flags: RunFlags = NO_FLAGS) -> None:
+    """Train the experts that a run needs, and print the folder that holds them."""
+    from condense import api
+
+    with _stoppable("the same command continues"):
+        print(api.train_buffer(flags.resolve()))
+
+
+@app.command
+def resume(run: Path, /, *, as_json: AsJson = False) -> None:
+    """Continue a run that was stopped, to the same bits as if it had not been; report a finished one.
+
+    Parameters
+    ----------
+    run
+        Its folder.
+    """
+    from condense import api
+    from condense.cli import report
+
+    with _stoppable(f"`condense resume {run}` continues"):
+        report.print_run(api.resume(run), as_json)
+
+
+@app.command(name="eval")
+def evaluate(
+    artifact: Path,
+    /,
+    *,
+    networks: str | None = None,
+    protocol: str | None = None,
+    n: int | None = None,
+    seed: int | None = None,
+    data_root: Path | None = None,
+    device: str | None = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train fresh networks on a distilled set, test them, and add the result to the set's manifest.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the distilled set.
+    networks
+        Networks, separated by commas; default: as in the run.
+    protocol
+        How they are trained, see `condense ls protocols`; default: as in the run.
+    n
+        Fresh networks of each kind; default: as in the run.
+    seed
+        Seed of their initialisation and training; default: as in the run.
+    data_root
+        Folder with the files of the data set; default: as in the run.
+    device
+        cpu, cuda, cuda:1, ..., or auto; default: as in the run.
+    """
+    from condense import api
+    from condense.cli import report
+
+    given: dict[str, Any] = {
+        "eval_networks": None if networks is None else split_networks(networks),
+        "protocol": protocol,
+        "eval_repeats": n,
+        "seed": seed,
+        "data_root": data_root,
+        "device": device,
+    }
+    with _stoppable("nothing was recorded"):
+        values = {key: value for key, value in given.items() if value is not None}
+        report.print_evaluations(artifact, api.evaluate_artifact(artifact, **values), as_json)
+
+
+def split_networks(text: str) -> list[str]:
+    """The specs in a list separated by commas: a part such as depth=3 belongs to the spec before it."""
+    specs: list[str] = []
+    for part in text.split(","):
+        if specs and "=" in part and ":" not in part:
+            specs[-1] += f",{part}"
+        else:
+            specs.append(part)
+    return specs
+
+
+@app.command
+def export(artifact: Path, /, *, format: str, out: Path) -> None:
+    """Write a distilled set in a format of other programs.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the distilled set.
+    format
+        pt or npz, which are exact; png, folder or parquet, which hold 8-bit pixels.
+    out
+        File or folder to write; it must not exist.
+    """
+    from condense.artifact import export, load_artifact
+
+    logger.info(export(load_artifact(artifact), out, format))
+
+
+@app.command
+def inspect(artifact: Path, /, *, as_json: AsJson = False) -> None:
+    """Print what a distilled set is and how it was made.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the distilled set.
+    """
+    from condense.artifact import read_manifest
+    from condense.cli import report
+
+    manifest = read_manifest(artifact)
+    print(manifest.to_json().decode().rstrip() if as_json else report.manifest_text(manifest))
+
+
+@app.command
+def verify(artifact: Path, /) -> None:
+    """Check every file of a distilled set against its manifest, and every tensor.
+
+    Parameters
+    ----------
+    artifact
+        Folder of the distilled set.
+    """
+    from condense.artifact import verify
+
+    manifest = verify(artifact)
+    print(f"{artifact}: sound ({', '.join(manifest.payload)}; {manifest.images.shape[0]} images)")
+
+
+@app.command
+def ls(
+    what: Literal["methods", "datasets", "networks", "protocols", "recipes", "keys"],
+    method: str | None = None,
+    /,
+) -> None:
+    """List what there is.
+
+    Parameters
+    ----------
+    what
+        The kind of thing.
+    method
+        For keys, the method whose keys are listed; for recipes, if not those of all methods are wanted.
+    """
+    from condense.cli import report
+
+    if method is not None and what not in ("recipes", "keys"):
+        raise ConfigError(f"`condense ls {what}` takes no method, but {method!r} was given")
+    if method is None and what == "keys":
+        raise ConfigError("`condense ls keys` needs a method, for example `condense ls keys ftd`")
+    print(report.columns(report.listing(what, method)))
+
+
+@app.command
+def show(flags: RunFlags = NO_FLAGS, *, as_json: AsJson = False) -> None:
+    """Print every key of a run, its value, and where the value came from."""
+    from condense.cli import report
+
+    resolved = flags.resolve()
+    values, origins = resolved.values(), resolved.origins
+    if as_json:
+        report.print_json({key: {"value": value, "origin": origins[key]} for key, value in values.items()})
+    else:
+        print(report.columns([(key, report.word(value), origins[key]) for key, value in values.items()]))
+
+
+@app.command
+def check(flags: RunFlags = NO_FLAGS) -> None:
+    """Find every mistake in a run's configuration and data, and estimate its memory, disk and time. Trains nothing."""
+    from condense import api
+    from condense.cli import report
+    from condense.estimate import estimate
+
+    resolved = flags.resolve()
+    problem = api.prepare(resolved)
+    print(report.columns(report.check_rows(resolved, problem, estimate(resolved, problem))))
+
+
+@app.command
+def cite(method: str, /) -> None:
+    """Print the BibTeX entry of a method's paper.
+
+    Parameters
+    ----------
+    method
+        Its name, see `condense ls methods`.
+    """
+    from condense.methods import get_method
+
+    print(get_method(method).citation)

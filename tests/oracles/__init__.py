@@ -1,0 +1,1 @@
+"""Slow, obviously correct versions of the numerical core, written from the equations and not from the code."""

@@ -1,0 +1,141 @@
+"""What `check` predicts, against what a run then does: bytes exactly, passes by counting them. No times."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from condense import api, estimate
+from condense.comparison import FULL_DATA
+from condense.config import Layer, resolve
+from condense.estimate import disk, measure, memory, phases
+from condense.evaluation import load_protocol, protocols
+from condense.networks import Network
+from condense.provide import missing_experts
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(estimate, "PROBE_SECONDS", 0.0)
+    short = replace(load_protocol("quick"), epochs=7, full_data_epochs=2)
+    monkeypatch.setattr(protocols, "load_protocols", lambda: {"quick": short})
+
+
+def prepared(**values):
+    small = {"method": "ftd", "ipc": 2, "network": "convnet:width=4", "num_experts": 2, "max_start_epoch": 1}
+    small |= {"expert_epochs": 2, "syn_steps": 3, "iterations": 4, "eval_repeats": 1, "recipe": "none"}
+    resolved = resolve([Layer("test", small | {"baselines": [], "full_data": False} | values)])
+    return resolved, api.prepare(resolved)
+
+
+def passes(resolved, problem):
+    total = {}
+    for phase in phases(resolved, problem):
+        total[phase.name] = total.get(phase.name, 0) + phase.passes
+    return total
+
+
+def test_bytes_on_disk_are_those_of_the_run(tmp_path):
+    for dtype in ("float32", "bfloat16"):
+        resolved, problem = prepared(buffer=tmp_path / dtype, buffer_dtype=dtype)
+        predicted = disk(resolved, problem)
+        result = api.run(resolved, tmp_path / f"run-{dtype}")
+        assert predicted["buffer"] == (tmp_path / dtype / "trajectories.bin").stat().st_size
+        header = 1500  # names and shapes in safetensors, labels, learning rate, preprocessing
+        assert 0 < (result.artifact / "data.safetensors").stat().st_size - predicted["artifact"] < header
+        saved = [file.stat().st_size for file in (result.run / "checkpoints").iterdir()]
+        assert 0 < sum(saved) / len(saved) - predicted["checkpoints"] / 2 < header
+        assert disk(resolved, problem)["buffer"] == 0  # the experts are there now
+
+
+def test_a_whitening_matrix_counts():
+    without, with_zca = (prepared(zca=zca) for zca in (False, True))
+    assert disk(*with_zca)["artifact"] - disk(*without)["artifact"] == 2 * 4 * 64 * 64
+    assert memory(*with_zca)["data"] - memory(*without)["data"] == 4 * 64 * 1295
+    assert memory(*without)["data"] == 1797 * (64 + 8)  # uint8 images, int64 labels
+
+
+@pytest.mark.parametrize("method, rho", [("mtt", 0.0), ("ftd", 0.01)])
+def test_expert_passes_are_those_of_the_training(method, rho, monkeypatch):
+    extra = {"rho": rho} if method == "ftd" else {}
+    resolved, problem = prepared(method=method, **extra)
+    predicted = passes(resolved, problem)["experts"]
+    calls = 0
+    logits = Network.logits
+
+    def counted(self, theta, x):
+        nonlocal calls
+        calls += 1
+        return logits(self, theta, x)
+
+    monkeypatch.setattr(Network, "logits", counted)
+    api.train_buffer(resolved)
+    assert calls == predicted > 0
+    assert not missing_experts(resolved, problem) and passes(resolved, problem)["experts"] == 0
+
+
+def test_evaluation_passes_are_those_of_the_training(monkeypatch, tmp_path):
+    resolved, problem = prepared(eval_repeats=2, baselines=["random"], full_data=True, iterations=0)
+    predicted = passes(resolved, problem)
+    calls = 0
+    step = torch.optim.SGD.step
+
+    def counted(self, *arguments, **options):
+        nonlocal calls
+        calls += 1
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", counted)
+    api.run(resolved, tmp_path / "run")
+    tests = 2 * 3 / 3  # two networks, three sets, one batch of test images each, a third of a pass
+    names = [f"evaluation of {name}" for name in ("ftd", "random", FULL_DATA)]
+    assert calls == pytest.approx(sum(predicted[name] for name in names) - tests)
+    assert predicted[names[0]] == pytest.approx(2 * 7 + 2 / 3)
+    assert predicted[names[2]] == pytest.approx(2 * 2 * 6 + 2 / 3)  # 1295 images, 256 a batch
+
+
+def test_phases_of_the_distillation():
+    def distillation(**values):
+        (phase,) = (phase for phase in phases(*prepared(**values)) if phase.name == "distillation")
+        return phase.passes, phase.batch, phase.vectors, phase.graphs
+
+    assert distillation() == (4 * 3 * 4, 20, 5, 4)
+    assert distillation(batch_syn=7) == (48, 7, 5, 4)
+    assert distillation(batch_syn=70) == (48, 20, 5, 4)
+    assert distillation(syn_steps=30) == (480, 20, 32, 4)
+    assert distillation(syn_steps=30, unroll="graph") == (480, 20, 90, 120)
+
+
+def test_a_teacher_is_trained_once_for_all_that_need_it():
+    resolved, problem = prepared(baselines=["random", "kmeans", "herding"])
+    assert passes(resolved, problem)["teacher"] == 10 * 6
+    assert "teacher" not in passes(*prepared(baselines=["random"]))
+
+
+def test_the_buffer_is_in_the_memory_of_an_accelerator_alone():
+    resolved, problem = prepared()
+    assert memory(resolved, problem)["buffer"] == 0
+    elsewhere = replace(problem, data=problem.data.to(torch.device("meta")))  # stands for one
+    assert memory(resolved, elsewhere)["buffer"] == disk(resolved, problem)["buffer"] > 0
+
+
+def test_measured_bytes_are_the_activations_of_the_network():
+    network = Network("mlp", channels=1, size=8, classes=10)
+    per_image = 4 * (64 + 2 * 128 + 10)  # input, two hidden layers, logits: each kept once at least
+    small, large, largest = (measure(network, batch) for batch in (16, 64, 640))
+    assert 16 * per_image <= small.bytes <= 2 * 16 * per_image
+    assert 3.9 < large.bytes / small.bytes <= 4
+    assert largest.bytes == 10 * large.bytes and largest.seconds > 0
+
+
+def test_the_estimate_adds_up():
+    resolved, problem = prepared(baselines=["random"])
+    found = estimate.estimate(resolved, problem)
+    assert list(found.seconds) == ["experts", "distillation", "evaluation of ftd", "evaluation of random"]
+    assert all(seconds > 0 for seconds in found.seconds.values())
+    assert found.disk == disk(resolved, problem)
+    assert {**found.memory, "work": 0} == memory(resolved, problem) | {"work": 0}
+    vectors = 4 * problem.network.num_parameters
+    cost = measure(problem.network, 256).bytes  # experts: the largest batch of all phases
+    assert found.memory["work"] == max(4 * vectors + cost, 5 * vectors + 4 * measure(problem.network, 20).bytes)
