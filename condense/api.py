@@ -55,7 +55,7 @@ def run(resolved: Resolved, out: Path) -> RunResult:
 def resume(path: Path | str) -> RunResult:
     """Continue the run in a folder, to the same bits as if it had never stopped. A finished run is only reported."""
     with RunFolder.open(Path(path)) as folder:
-        resolved = read_resolved(folder.read_config(), str(folder.path / "config.toml"))
+        resolved = read_resolved(folder.read_config(), str(folder.path / "config.toml"), folder.read_origins())
         return _execute(resolved, prepare(resolved), folder)
 
 
@@ -92,7 +92,7 @@ def evaluate_artifact(path: Path | str, **values: Any) -> list[Evaluation]:
             f"{path} was made from another {data.name}: its data have SHA-256 {held}..., these have {found}.... "
             "Name the folder of the original files with --data-root"
         )
-    problem = provide.build_problem(resolved.run, data)
+    problem = provide.build_problem(resolved.run, data, artifact.preprocessing)
     protocol = load_protocol(resolved.run.protocol)
     with stop_signals() as stop:
         done = list(evaluate_on_test(training_set(artifact), problem, resolved.run, protocol, stop))

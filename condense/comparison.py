@@ -39,9 +39,13 @@ def evaluate_on_test(
 def evaluate_run(resolved: Resolved, problem: Problem, folder: RunFolder, stop: StopFlag) -> list[Evaluation]:
     """Evaluate the run's artifact and record it in the manifest, unless it is recorded already."""
     r, protocol = resolved.run, load_protocol(resolved.run.protocol)
-    recorded = read_manifest(folder.artifact_path).evaluations
-    if recorded:
-        return [Evaluation(**record.model_dump()) for record in recorded[: len(r.networks)]]
+    recorded = [Evaluation(**record.model_dump()) for record in read_manifest(folder.artifact_path).evaluations]
+    wanted = [
+        (provide.build_network(name, problem.data).name, r.eval_repeats or protocol.networks) for name in r.networks
+    ]
+    found = {(e.network, e.n): e for e in recorded if (e.protocol, e.seed) == (protocol.name, r.seed)}
+    if all(key in found for key in wanted):
+        return [found[key] for key in wanted]
     logger.info("evaluating %s: protocol %s", r.method, protocol.name)
     done = list(evaluate_on_test(training_set(load_artifact(folder.artifact_path)), problem, r, protocol, stop))
     add_evaluations(folder.artifact_path, [asdict(evaluation) for evaluation in done])

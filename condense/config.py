@@ -9,7 +9,7 @@ prefix. All problems are found at once and reported together.
 import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -67,6 +67,15 @@ def _check_baseline(name: str) -> None:
 NetworkSpec = Annotated[str, _checked(lambda spec: canonical(spec, channels=3, size=ANY_SIZE, classes=10))]
 
 
+def _absolute_name(dataset: str) -> str:
+    kind, colon, path = dataset.partition(":")
+    return f"{kind}:{Path(path).absolute()}" if colon else dataset
+
+
+# A run is resumed, and its set evaluated, from any folder.
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+
+
 class RunConfig(BaseModel):
     """The keys that every method has."""
 
@@ -74,10 +83,12 @@ class RunConfig(BaseModel):
 
     method: str = Field(description="condenser, see `condense ls methods`")
     ipc: int = Field(1, ge=1, description="synthetic images per class")
-    dataset: Annotated[str, _checked(find_source)] = Field(
+    dataset: Annotated[str, _checked(find_source), AfterValidator(_absolute_name)] = Field(
         "digits", description="data set, see `condense ls datasets`; folder:PATH or npz:PATH"
     )
-    data_root: Path | None = Field(None, strict=False, description="folder of the data sets' files; none: the cache")
+    data_root: AbsolutePath | None = Field(
+        None, strict=False, description="folder of the data sets' files; none: the cache"
+    )
     download: bool = Field(False, description="fetch missing data files")
     validation: float = Field(0.1, ge=0, lt=1, description="part of the training set held out for every choice")
     zca: bool = Field(False, description="ZCA whitening in place of mean and standard deviation")
@@ -92,7 +103,7 @@ class RunConfig(BaseModel):
     device: Annotated[str, _checked(_check_device)] = Field(
         "auto", description="cpu, cuda, cuda:1, ...; auto: cuda where there is one"
     )
-    buffer: Path | None = Field(
+    buffer: AbsolutePath | None = Field(
         None, strict=False, description="folder of expert trajectories; none: by content, in the cache"
     )
     buffer_dtype: Literal["float32", "bfloat16"] = Field("float32", description="number format of the buffer")
@@ -210,9 +221,13 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     return _validate([*below, *layers])
 
 
-def read_resolved(values: dict[str, Any], origin: str) -> Resolved:
-    """A configuration written by an earlier run: complete, so nothing is looked up below it."""
-    return _validate([Layer(origin, values)])
+def read_resolved(values: Mapping[str, Any], origin: str, origins: Mapping[str, str] | None = None) -> Resolved:
+    """A configuration written by an earlier run: complete, so nothing is looked up below it.
+
+    `origins` says where its values came from then; a key that it does not name comes from `origin`.
+    """
+    resolved = _validate([Layer(origin, dict(values))])
+    return replace(resolved, origins=resolved.origins | dict(origins or {}))
 
 
 def _row_name(row: dict[str, Any], ipc: int) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from condense.augment import DSA
 from condense.cache import cache_dir
 from condense.config import Resolved, RunConfig
-from condense.data import Inputs, RealData, fit_preprocessing, load_dataset
+from condense.data import Inputs, Preprocessing, RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError
 from condense.experts import ExpertPlan, TrajectoryStore, train_expert
 from condense.files import write_atomic
@@ -64,13 +64,14 @@ def build_network(spec: str, data: RealData, device: torch.device | str = "cpu")
     return Network(spec, channels=data.channels, size=data.size, classes=data.num_classes, device=device)
 
 
-def build_problem(r: RunConfig, data: RealData) -> Problem:
-    """The problem on the run's device, without experts or teacher."""
+def build_problem(r: RunConfig, data: RealData, preprocessing: Preprocessing | None = None) -> Problem:
+    """The problem on the run's device, without experts or teacher; `preprocessing` is fitted if it is not given."""
     data = data.to(r.torch_device)
-    kind = "zca" if r.zca else "mean_std"
+    if preprocessing is None:
+        preprocessing = fit_preprocessing("zca" if r.zca else "mean_std", data, cache_dir())
     return Problem(
         data=data,
-        preprocessing=fit_preprocessing(kind, data, cache_dir()).to(r.torch_device),
+        preprocessing=preprocessing.to(r.torch_device),
         network=build_network(r.network, data, r.torch_device),
         augmentation=DSA(r.dsa),
         ipc=r.ipc,
@@ -91,7 +92,7 @@ def provide(resolved: Resolved, problem: Problem, stop: StopFlag) -> Problem:
 def _identity(r: RunConfig, problem: Problem, plan: ExpertPlan) -> dict[str, Any]:
     """Everything that decides the bits of an expert, apart from its index and the number of its epochs."""
     return {
-        "data": problem.data.name,
+        "data": problem.data.name.partition(":")[0],
         "data_sha256": problem.data.sha256,
         "validation": r.validation,
         "preprocessing": problem.preprocessing.kind,

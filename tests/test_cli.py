@@ -205,7 +205,7 @@ def test_every_configuration_flag_reaches_its_key(capsys):
         "method": "mtt",
         "ipc": 7,
         "dataset": "mnist",
-        "data_root": "d",
+        "data_root": str(Path("d").absolute()),
         "network": "mlp",
         "seed": 5,
         "device": "cpu",
@@ -256,14 +256,14 @@ BAD = {
     "unknown tracker": (["--tracker", "wandbb"], 2, "unknown tracker 'wandbb'. Did you mean 'wandb'"),
     "unknown protocol": (["--set", "protocol=quik"], 2, "unknown evaluation protocol 'quik'. Did you mean 'quick'"),
     "no validation split": (["--set", "eval_every=5", "validation=0"], 2, "eval_every needs a validation split"),
-    "no data folder": (["--dataset", "cifar10", "--data-root", "nowhere"], 3, "data root nowhere: no such folder"),
+    "no data folder": (["--dataset", "cifar10", "--data-root", "nowhere"], 3, "/nowhere: no such folder"),
     "no data in the folder": (["--dataset", "mnist", "--data-root", "empty"], 3, "Add --download to the command"),
     "wrong checksum": (["--dataset", "cifar10", "--data-root", "cifar"], 3, "data_batch_1.bin is damaged: its SHA-256"),
-    "no npz file": (["--dataset", "npz:none.npz"], 3, "npz file none.npz: not there"),
+    "no npz file": (["--dataset", "npz:none.npz"], 3, "/none.npz: not there"),
     "store of another network": (
         ["--network", "mlp", "--set", "buffer=store", "num_experts=1"],
         3,
-        f"trajectory store store was made for another run: network: store has '{CANONICAL}', this run needs 'mlp'",
+        f"/store was made for another run: network: store has '{CANONICAL}', this run needs 'mlp'",
     ),
 }
 
@@ -487,7 +487,7 @@ def test_buffer_prints_the_folder_and_trains_once(here, capsys):
     command = ["buffer", "--method", "ftd", *SMALL, "--set", "buffer=store"]
     assert call(*command) == 0
     out, err = capsys.readouterr()
-    assert out == "store\n" and "experts 1/1" in err
+    assert out == f"{here}/store\n" and "experts 1/1" in err
     before = contents(here)
     assert call(*command) == 0
     assert "experts" not in capsys.readouterr().err and contents(here) == before
@@ -527,7 +527,7 @@ def test_eval_refuses_other_data(artifact, here, capsys):
     content["config"]["dataset"] = "npz:a.npz"
     manifest.write_text(json.dumps(content), encoding="utf-8")
     assert call("eval", artifact) == 3
-    assert "was made from another npz:a.npz" in capsys.readouterr().err
+    assert f"was made from another npz:{here}/a.npz" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

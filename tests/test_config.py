@@ -21,6 +21,7 @@ from condense.config import (
 )
 from condense.errors import ConfigError
 from condense.methods import METHODS
+from condense.runs import RunFolder
 from condense.runs.config_file import to_toml
 
 ROW = {
@@ -295,3 +296,19 @@ def test_a_configuration_does_not_change():
         assert isinstance(part, BaseModel)
         with pytest.raises(ValueError, match="frozen"):
             setattr(part, key, 3)
+
+
+def test_paths_are_kept_absolute_so_that_a_run_resumes_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = {"method": "mtt", "dataset": "npz:sub/x.npz", "data_root": "data", "buffer": "b"}
+    run = resolve([Layer("test", values)]).run
+    assert run.dataset == f"npz:{tmp_path}/sub/x.npz"
+    assert (run.data_root, run.buffer) == (tmp_path / "data", tmp_path / "b")
+
+
+def test_origins_survive_the_run_folder(tmp_path):
+    resolved = resolve([Layer("--set", {"method": "ftd", "syn_steps": 3, "dsa": "none", "network": "convnet:width=4"})])
+    with RunFolder.create(tmp_path / "run") as folder:
+        folder.write_config(resolved.values(), resolved.origins)
+        again = read_resolved(folder.read_config(), "config.toml", folder.read_origins())
+    assert again == resolved

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from condense.data import Inputs
@@ -13,11 +14,21 @@ from condense.synthetic import DistilledSet, State, hard_labels
 BATCH = 1024
 
 
+class CoresetConfig(MethodConfig):
+    """Nothing is optimised, so there are no iterations."""
+
+    iterations: int = Field(0, ge=0, le=0, description="nothing is optimised: 0")
+
+
+class EmbeddedCoresetConfig(CoresetConfig, TeacherConfig):
+    """A coreset that is chosen in the embedding of a trained network."""
+
+
 class Coreset:
     """Base of the baselines: `pick` gives row numbers of the training set [classes * ipc], class by class."""
 
     family: ClassVar[str] = "real images"
-    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    Config: ClassVar[type[MethodConfig]] = CoresetConfig
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     def __init__(self, config: MethodConfig) -> None:
@@ -42,10 +53,10 @@ class EmbeddedCoreset(Coreset):
     """Base of the baselines that choose by distance in an embedding.
 
     The embedding is the input of the last layer of the run's own network, trained on the training split by
-    `TeacherConfig`; images are not augmented.
+    `TeacherConfig` says; images are not augmented.
     """
 
-    Config: ClassVar[type[MethodConfig]] = TeacherConfig
+    Config: ClassVar[type[MethodConfig]] = EmbeddedCoresetConfig
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TEACHER})
 
     def choose(self, features: Tensor, ipc: int, seed: int) -> Tensor:

@@ -25,6 +25,9 @@ from condense.objectives import normalised_distance
 from condense.synthetic import DistilledSet, Initial, State, hard_labels, initial_images, sgd_
 from condense.unroll import ENGINES, InnerStep
 
+LOG_LR_RANGE = (math.log(1e-6), math.log(1e3))
+"""Far beyond any rate that trains; without it one huge step could take exp(log_lr) to 0 or infinity for good."""
+
 
 class MTTConfig(ExpertConfig):
     """Hyper-parameters of MTT. N, M and T of the paper are syn_steps, expert_epochs and max_start_epoch."""
@@ -118,6 +121,7 @@ class MTT:
         # a = exp(log_lr) stays positive. d/dlog_lr = a d/da, and lr_lr / lr_teacher^2 makes the step of a equal to the
         # published one, lr_lr d/da, where a is at its first value.
         sgd_(state, "log_lr", unrolled.lr * lr, lr=c.lr_lr / c.lr_teacher**2, momentum=c.momentum_lr)
+        state["log_lr"].clamp_(*LOG_LR_RANGE)
         return {"loss": float(unrolled.loss), "syn_lr": float(lr), "start_epoch": float(epoch)}
 
     def segment(self, problem: Problem, iteration: int) -> tuple[Tensor, Tensor, int]:

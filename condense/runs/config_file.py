@@ -19,6 +19,17 @@ def to_toml(values: Mapping[str, object], origins: Mapping[str, str]) -> str:
     return "".join(lines)
 
 
+def origins(text: str) -> dict[str, str]:
+    """The trailing comments of what `to_toml` wrote, by key."""
+    found = {}
+    for line in text.splitlines():
+        content, separator, origin = line.rpartition("  # ")
+        key = content.removeprefix("# ").removesuffix(" is unset").partition(" = ")[0]
+        if separator:
+            found[key] = origin
+    return found
+
+
 def fingerprint(values: Mapping[str, object]) -> str:
     """SHA-256 of the keys and values that are set; their order does not matter."""
     known = {key: value for key, value in values.items() if value is not None}

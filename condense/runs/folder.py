@@ -18,7 +18,7 @@ from torch import Tensor
 from condense.errors import RunError
 from condense.files import write_atomic
 from condense.runs import checkpoint
-from condense.runs.config_file import fingerprint, to_toml
+from condense.runs.config_file import fingerprint, origins, to_toml
 from condense.runs.lock import lock
 from condense.runs.metrics import MetricsLog
 
@@ -89,6 +89,10 @@ class RunFolder:
             return tomllib.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise RunError(f"{path} is not valid TOML: {error}. Undo the changes to it, or start a new run.") from None
+
+    def read_origins(self) -> dict[str, str]:
+        """Where each value in config.toml came from, as its trailing comment says; a key without one is missing."""
+        return origins((self.path / "config.toml").read_text(encoding="utf-8"))
 
     def save_checkpoint(self, iteration: int, state: dict[str, Tensor]) -> None:
         """Save `state` after `iteration` completed iterations (see `condense.runs.checkpoint`)."""

@@ -105,10 +105,7 @@ def test_the_first_step_of_the_inner_rate_is_the_published_one_to_first_order(de
     assert float(log_lr.exp()) - A != pytest.approx(published, rel=part / 4)  # and no more than that
 
 
-FAR = pytest.mark.xfail(strict=True, reason="exp underflows to 0 in float32 below log_lr = -104: log_lr has no bound")
-
-
-@pytest.mark.parametrize("times", [2, 5, 20, pytest.param(1e2, marks=FAR), pytest.param(1e8, marks=FAR)])
+@pytest.mark.parametrize("times", [2, 5, 20, 1e2, 1e8])
 def test_the_inner_rate_stays_positive_however_large_its_step(derivative, times):
     """The published update would take a at once to 1 - times of its value, below zero."""
     log_lr, _ = after(10, lr_lr=times * A / derivative)
