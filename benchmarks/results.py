@@ -49,9 +49,8 @@ def main(runs: list[str]) -> None:
             for ours in row[name]:
                 random = next(e for e in row["random"] if e.seed == ours.seed)
                 mean, ci95 = paired_difference(ours.values, random.values)
-                print(
-                    f"{data} ipc {ipc} {network} seed {ours.seed}: {name} minus random {100 * mean:+.1f} ± {100 * (ci95 or 0):.1f}"
-                )
+                gain = f"{100 * mean:+.1f}" + ("" if ci95 is None else f" ± {100 * ci95:.1f}")
+                print(f"{data} ipc {ipc} {network} seed {ours.seed}: {name} minus random {gain}")
 
 
 if __name__ == "__main__":

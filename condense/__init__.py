@@ -10,17 +10,19 @@ if TYPE_CHECKING:
     from condense.api import evaluate_artifact as evaluate
     from condense.artifact import Artifact
     from condense.artifact import load_artifact as load
+    from condense.methods import list_methods
 
 _PUBLIC = {
     "Artifact": ("condense.artifact", "Artifact"),
     "RunResult": ("condense.api", "RunResult"),
     "distill": ("condense.api", "distill"),
     "evaluate": ("condense.api", "evaluate_artifact"),
+    "list_methods": ("condense.methods", "list_methods"),
     "load": ("condense.artifact", "load_artifact"),
     "resume": ("condense.api", "resume"),
 }
 
-__all__ = ["Artifact", "RunResult", "distill", "evaluate", "load", "resume"]
+__all__ = ["Artifact", "RunResult", "distill", "evaluate", "list_methods", "load", "resume"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,10 @@
 """What the command line does, as functions."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from condense import provide
 from condense.artifact import DatasetRecord, MethodRecord, add_evaluations, load_artifact, save_artifact
@@ -14,12 +16,14 @@ from condense.comparison import (
     validation_observer,
 )
 from condense.config import Layer, Resolved, read_resolved, resolve
-from condense.errors import ConfigError, DataError
+from condense.errors import ConfigError, DataError, unknown
 from condense.evaluation import Evaluation, load_protocol
 from condense.loop import distillation_loop
 from condense.methods import METHODS, ExpertConfig, Problem
 from condense.runs import RunFolder, create_trackers, stop_signals
 from condense.synthetic import DistilledSet
+
+EVALUATION_KEYS = {"eval_networks", "protocol", "eval_repeats", "seed", "dataset", "data_root", "device"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,9 @@ def run(resolved: Resolved, out: Path) -> RunResult:
 def resume(path: Path | str) -> RunResult:
     """Continue the run in a folder, to the same bits as if it had never stopped. A finished run is only reported."""
     with RunFolder.open(Path(path)) as folder:
+        if (finished := folder.read_result()) is not None:
+            result = _RESULT.validate_json(finished)
+            return replace(result, run=folder.path, artifact=folder.artifact_path)
         resolved = read_resolved(folder.read_config(), str(folder.path / "config.toml"), folder.read_origins())
         return _execute(resolved, prepare(resolved), folder)
 
@@ -79,10 +86,12 @@ def train_buffer(resolved: Resolved) -> Path:
 def evaluate_artifact(path: Path | str, **values: Any) -> list[Evaluation]:
     """Train fresh networks on the distilled set at `path`, and test them on the data set that it was made from.
 
-    `values` are keys of the run that made it, to be changed for this evaluation: eval_networks, protocol,
-    eval_repeats, seed, data_root, device. The results are added to the manifest. Raises ArtifactError, ConfigError or
-    DataError before any training.
+    `values` are those keys of the run that made it which are to be changed for this evaluation, of `EVALUATION_KEYS`;
+    `dataset` is for data that have moved. Each result is added to the manifest when it is there. Raises ArtifactError,
+    ConfigError or DataError before any training.
     """
+    if wrong := sorted(values.keys() - EVALUATION_KEYS):
+        raise ConfigError("\n".join(unknown("key of an evaluation", key, EVALUATION_KEYS) for key in wrong))
     artifact = load_artifact(Path(path))
     resolved = read_resolved(artifact.manifest.config | values, "eval")
     data = provide.load_data(resolved.run)
@@ -90,13 +99,15 @@ def evaluate_artifact(path: Path | str, **values: Any) -> list[Evaluation]:
         held, found = artifact.manifest.dataset.sha256[:12], data.sha256[:12]
         raise DataError(
             f"{path} was made from another {data.name}: its data have SHA-256 {held}..., these have {found}.... "
-            "Name the folder of the original files with --data-root"
+            "Name the original with --data-root or --dataset"
         )
     problem = provide.build_problem(resolved.run, data, artifact.preprocessing)
     protocol = load_protocol(resolved.run.protocol)
+    done = []
     with stop_signals() as stop:
-        done = list(evaluate_on_test(training_set(artifact), problem, resolved.run, protocol, stop))
-    add_evaluations(Path(path), [asdict(evaluation) for evaluation in done])
+        for evaluation in evaluate_on_test(training_set(artifact), problem, resolved.run, protocol, stop):
+            add_evaluations(Path(path), [asdict(evaluation)])
+            done.append(evaluation)
     return done
 
 
@@ -105,23 +116,32 @@ def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResu
     condenser = METHODS[r.method](resolved.method)
     trackers = create_trackers(r.tracker, folder.path)
     trackers.start(resolved.values())
-    with stop_signals() as stop:
-        if not folder.artifact_path.exists():
-            state = distillation_loop(
-                condenser,
-                provide.provide(resolved, problem, stop),
-                folder,
-                iterations=resolved.method.iterations,
-                checkpoint_every=r.checkpoint_every,
-                trackers=trackers,
-                stop=stop,
-                observer=validation_observer(resolved, condenser, problem) if r.eval_every else None,
-            )
-            _save(resolved, problem, condenser.distilled(state), folder)
-        evaluations = evaluate_run(resolved, problem, folder, stop)
-        baselines = evaluate_baselines(resolved, problem, stop)
-    trackers.finish({f"accuracy/{evaluation.network}": evaluation.mean for evaluation in evaluations})
-    return RunResult(folder.path, folder.artifact_path, evaluations, baselines)
+    summary: dict[str, object] = {}
+    try:
+        with stop_signals() as stop:
+            if not folder.artifact_path.exists():
+                state = distillation_loop(
+                    condenser,
+                    provide.provide(resolved, problem, stop),
+                    folder,
+                    iterations=resolved.method.iterations,
+                    checkpoint_every=r.checkpoint_every,
+                    trackers=trackers,
+                    stop=stop,
+                    observer=validation_observer(resolved, condenser, problem) if r.eval_every else None,
+                )
+                _save(resolved, problem, condenser.distilled(state), folder)
+            evaluations = evaluate_run(resolved, problem, folder, stop)
+            baselines = evaluate_baselines(resolved, problem, stop)
+        summary = {f"accuracy/{evaluation.network}": evaluation.mean for evaluation in evaluations}
+    finally:
+        trackers.finish(summary)
+    result = RunResult(folder.path, folder.artifact_path, evaluations, baselines)
+    folder.write_result(_RESULT.dump_json(result, indent=1))
+    return result
+
+
+_RESULT = TypeAdapter(RunResult)
 
 
 def _save(resolved: Resolved, problem: Problem, distilled: DistilledSet, folder: RunFolder) -> None:

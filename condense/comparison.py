@@ -3,13 +3,15 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+import torch
+
 from condense import provide
-from condense.artifact import Artifact, add_evaluations, load_artifact, read_manifest
+from condense.artifact import DATA, Artifact, add_evaluations, load_artifact, read_manifest
 from condense.cache import cache_dir
-from condense.config import Layer, Resolved, RunConfig, resolve
+from condense.config import Resolved, RunConfig
 from condense.evaluation import Evaluation, Protocol, TestSet, TrainingSet, evaluate, load_protocol
 from condense.files import write_atomic
 from condense.methods import METHODS, Condenser, Metrics, Problem
@@ -30,45 +32,42 @@ def evaluate_on_test(
     training: TrainingSet, problem: Problem, r: RunConfig, protocol: Protocol, stop: StopFlag
 ) -> Iterator[Evaluation]:
     """One evaluation for each of the run's networks, on the test set."""
-    test = TestSet(problem.data.test.images, problem.data.test.labels, preprocess=problem.preprocessing)
     for network in r.networks:
-        stop.check()
-        yield _evaluate(training, test, problem, r, protocol, network, r.eval_repeats)
+        yield _evaluate(training, _test_set(problem), problem, r, protocol, network, r.eval_repeats, stop.check)
 
 
 def evaluate_run(resolved: Resolved, problem: Problem, folder: RunFolder, stop: StopFlag) -> list[Evaluation]:
-    """Evaluate the run's artifact and record it in the manifest, unless it is recorded already."""
-    r, protocol = resolved.run, load_protocol(resolved.run.protocol)
-    recorded = [Evaluation(**record.model_dump()) for record in read_manifest(folder.artifact_path).evaluations]
-    wanted = [
-        (provide.build_network(name, problem.data).name, r.eval_repeats or protocol.networks) for name in r.networks
-    ]
-    found = {(e.network, e.n): e for e in recorded if (e.protocol, e.seed) == (protocol.name, r.seed)}
-    if all(key in found for key in wanted):
-        return [found[key] for key in wanted]
-    logger.info("evaluating %s: protocol %s", r.method, protocol.name)
-    done = list(evaluate_on_test(training_set(load_artifact(folder.artifact_path)), problem, r, protocol, stop))
-    add_evaluations(folder.artifact_path, [asdict(evaluation) for evaluation in done])
+    """Evaluate the run's artifact, and record in its manifest what is not there yet."""
+    r, path = resolved.run, folder.artifact_path
+    key = {"method": r.method, "set": read_manifest(path).payload[DATA].sha256}
+    done = _kept(key, lambda: training_set(load_artifact(path)), problem, r, load_protocol(r.protocol), stop)
+    recorded = [record.model_dump() for record in read_manifest(path).evaluations]
+    add_evaluations(path, [asdict(evaluation) for evaluation in done if asdict(evaluation) not in recorded])
     return done
 
 
 def evaluate_baselines(resolved: Resolved, problem: Problem, stop: StopFlag) -> dict[str, list[Evaluation]]:
-    """The run's baselines and the full data. They depend on no condenser, so they are kept in the cache."""
+    """The run's baselines, with their default settings, and the full data: the same for every method."""
     r = resolved.run
     protocol = load_protocol(r.protocol)
     found: dict[str, list[Evaluation]] = {}
     for name in r.baselines:
         if name == r.method:
             continue
-        shared = {key: value for key, value in r if resolved.origins[key] != "default"}
-        baseline = resolve([Layer(f"run of {r.method}", shared | {"method": name})])
+        config = METHODS[name].Config()
+        baseline = replace(resolved, run=r.model_copy(update={"method": name}), method=config)
 
         def real_images(baseline: Resolved = baseline) -> TrainingSet:
             condenser = METHODS[baseline.run.method](baseline.method)
             state = condenser.init(provide.provide(baseline, problem, stop))
             return training_set(condenser.distilled(state))
 
-        key = {"method": name, "ipc": r.ipc, **baseline.method.model_dump(mode="json")}
+        key = {
+            "method": name,
+            "ipc": r.ipc,
+            "condenser_network": problem.network.name,
+            **config.model_dump(mode="json"),
+        }
         found[name] = _kept(key, real_images, problem, r, protocol, stop)
     if r.full_data:
 
@@ -95,6 +94,10 @@ def validation_observer(resolved: Resolved, condenser: Condenser, problem: Probl
     return observe
 
 
+def _test_set(problem: Problem) -> TestSet:
+    return TestSet(problem.data.test.images, problem.data.test.labels, preprocess=problem.preprocessing)
+
+
 def _evaluate(
     training: TrainingSet,
     test: TestSet,
@@ -103,6 +106,7 @@ def _evaluate(
     protocol: Protocol,
     network: str,
     n: int | None,
+    poll: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     return evaluate(
         training,
@@ -114,6 +118,7 @@ def _evaluate(
         seed=r.seed,
         device=problem.device,
         n=n,
+        poll=poll,
     )
 
 
@@ -125,26 +130,33 @@ def _kept(
     protocol: Protocol,
     stop: StopFlag,
 ) -> list[Evaluation]:
-    """The evaluations of a set that `make` builds, from the cache if this very comparison was made before."""
-    identity = what | {
-        "data": problem.data.sha256,
-        "validation": r.validation,
-        "preprocessing": problem.preprocessing.kind,
-        "condenser_network": problem.network.name,
-        "networks": r.networks,
-        "protocol": asdict(protocol),
-        "n": r.eval_repeats,
-        "dsa": r.dsa,
-        "seed": r.seed,
-        "device": problem.device.type,
-        "numerics": provide.NUMERICS,
-    }
-    file = cache_dir() / "evaluations" / f"{provide.digest(identity)[:32]}.json"
-    try:
-        return [Evaluation(**record | {"values": tuple(record["values"])}) for record in json.loads(file.read_bytes())]
-    except (OSError, ValueError, TypeError, KeyError):  # not there, or damaged
-        logger.info("evaluating %s: protocol %s", what["method"], protocol.name)
-        done = list(evaluate_on_test(make(), problem, r, protocol, stop))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps([asdict(evaluation) for evaluation in done]).encode())
-        return done
+    """The evaluations of the set that `make` builds, each from the cache if this very comparison was made before."""
+    training: TrainingSet | None = None
+    found = []
+    for network in r.networks:
+        identity = what | {
+            "data": problem.data.sha256,
+            "validation": r.validation,
+            "preprocessing": problem.preprocessing.kind,
+            "network": provide.build_network(network, problem.data).name,
+            "protocol": asdict(protocol),
+            "n": r.eval_repeats,
+            "dsa": r.dsa,
+            "seed": r.seed,
+            "device": problem.device.type,
+            "torch": torch.__version__,
+            "numerics": provide.NUMERICS,
+        }
+        file = cache_dir() / "evaluations" / f"{provide.digest(identity)[:32]}.json"
+        try:
+            record = json.loads(file.read_bytes())
+            found.append(Evaluation(**record | {"values": tuple(record["values"])}))
+        except (OSError, ValueError, TypeError, KeyError):  # not there, or damaged
+            logger.info("evaluating %s on %s: protocol %s", what["method"], network, protocol.name)
+            if training is None:
+                training = make()
+            test = _test_set(problem)
+            found.append(_evaluate(training, test, problem, r, protocol, network, r.eval_repeats, stop.check))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, json.dumps(asdict(found[-1])).encode())
+    return found

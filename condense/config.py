@@ -11,15 +11,16 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from condense.augment import DSA, FULL_STRATEGY
 from condense.data import find_source
 from condense.errors import ConfigError, unknown
 from condense.evaluation import load_protocol
+from condense.files import AbsolutePath, absolute
 from condense.methods import METHODS, MethodConfig, get_method
 from condense.networks import canonical
 from condense.resources import config_path
@@ -47,6 +48,14 @@ def _check_device(name: str) -> None:
         raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}. Give cpu or cuda") from error
 
 
+def _check_recipe(recipe: str) -> None:
+    kind, colon, _ = recipe.partition(":")
+    if kind not in ("published", "small") and (colon or recipe not in ("auto", "none")):
+        raise ConfigError(
+            unknown("recipe", recipe, ("auto", "published", "small", "none", "published:NAME", "small:NAME"))
+        )
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -69,11 +78,18 @@ NetworkSpec = Annotated[str, _checked(lambda spec: canonical(spec, channels=3, s
 
 def _absolute_name(dataset: str) -> str:
     kind, colon, path = dataset.partition(":")
-    return f"{kind}:{Path(path).absolute()}" if colon else dataset
+    return f"{kind}:{absolute(Path(path))}" if colon else dataset
 
 
-# A run is resumed, and its set evaluated, from any folder.
-AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+def _tuple(value: object) -> object:
+    """One name is a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+Names = BeforeValidator(_tuple)
+
+
+AnyConfig = TypeVar("AnyConfig", bound=BaseModel)
 
 
 class RunConfig(BaseModel):
@@ -81,7 +97,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    method: str = Field(description="condenser, see `condense ls methods`")
+    method: Annotated[str, _checked(get_method)] = Field(description="condenser, see `condense ls methods`")
     ipc: int = Field(1, ge=1, description="synthetic images per class")
     dataset: Annotated[str, _checked(find_source), AfterValidator(_absolute_name)] = Field(
         "digits", description="data set, see `condense ls datasets`; folder:PATH or npz:PATH"
@@ -96,32 +112,30 @@ class RunConfig(BaseModel):
     dsa: Annotated[str, _checked(DSA)] = Field(
         FULL_STRATEGY, description="augmentation strategy: operators joined by _, or none"
     )
-    recipe: Literal["auto", "published", "small", "none"] = Field(
-        "auto", description="which row of configs/<method>.toml applies; auto: published, else small"
+    recipe: Annotated[str, _checked(_check_recipe)] = Field(
+        "auto",
+        description="row of configs/<method>.toml that applies: auto (published, else small), published, small, none; "
+        "published:NAME or small:NAME for the rows of another data set",
     )
     seed: int = Field(0, ge=0, description="seed of everything random")
     device: Annotated[str, _checked(_check_device)] = Field(
         "auto", description="cpu, cuda, cuda:1, ...; auto: cuda where there is one"
     )
-    buffer: AbsolutePath | None = Field(
-        None, strict=False, description="folder of expert trajectories; none: by content, in the cache"
-    )
-    buffer_dtype: Literal["float32", "bfloat16"] = Field("float32", description="number format of the buffer")
     checkpoint_every: int = Field(50, ge=1, description="iterations between checkpoints")
     eval_every: int = Field(0, ge=0, description="iterations between validation accuracies in the log; 0: none")
-    tracker: tuple[Annotated[str, _checked(_check_tracker)], ...] = Field(
+    tracker: Annotated[tuple[Annotated[str, _checked(_check_tracker)], ...], Names] = Field(
         (), strict=False, description="also log to wandb, tensorboard"
     )
     protocol: Annotated[str, _checked(load_protocol)] = Field(
         "quick", description="evaluation protocol, see `condense ls protocols`"
     )
-    eval_networks: tuple[NetworkSpec, ...] = Field(
+    eval_networks: Annotated[tuple[NetworkSpec, ...], Names] = Field(
         (), strict=False, description="networks to evaluate on; empty: `network`"
     )
     eval_repeats: int | None = Field(
         None, ge=1, description="fresh networks per evaluation; none: the protocol's number"
     )
-    baselines: tuple[Annotated[str, _checked(_check_baseline)], ...] = Field(
+    baselines: Annotated[tuple[Annotated[str, _checked(_check_baseline)], ...], Names] = Field(
         ("random", "kmeans"), strict=False, description="methods in the final table"
     )
     full_data: bool = Field(True, description="train on all real images too, for the final table")
@@ -169,11 +183,15 @@ def rows(method: str) -> list[dict[str, Any]]:
 
 
 def find_row(method: str, dataset: str, ipc: int, recipe: str) -> dict[str, Any] | None:
-    """The row for this data set, of the nearest ipc (by ratio); a row without a data set serves all others."""
-    for kind in ("published", "small") if recipe == "auto" else (recipe,):
-        of_kind = [row for row in rows(method) if row["recipe"] == kind]
-        fitting = [row for row in of_kind if row.get("dataset") == dataset]
-        fitting = fitting or [row for row in of_kind if "dataset" not in row]
+    """The row of the nearest ipc (by ratio) for this data set, or for the one that `recipe` names after a colon.
+
+    A row without a data set serves all others.
+    """
+    kind, _, named = recipe.partition(":")
+    for kind_ in ("published", "small") if kind == "auto" else (kind,):
+        of_kind = [row for row in rows(method) if row["recipe"] == kind_]
+        fitting = [row for row in of_kind if row.get("dataset") == (named or dataset)]
+        fitting = fitting or [row for row in of_kind if "dataset" not in row and not named]
         if fitting:
             return min(fitting, key=lambda row: abs(math.log(row["ipc"] / ipc)))
     return None
@@ -208,17 +226,20 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     given = {key: value for layer in layers for key, value in layer.values.items()}
     if "method" not in given:
         raise ConfigError(f"no method. Give --method NAME, one of {', '.join(sorted(METHODS))}")
-    method = get_method(str(given["method"]))
     below: list[Layer] = []
-    dataset, ipc = given.get("dataset", "digits"), given.get("ipc", 1)
-    recipe = given.get("recipe", "auto")
+    problems: list[str] = []
+    method, dataset, ipc = str(given["method"]), given.get("dataset", "digits"), given.get("ipc", 1)
+    recipe = str(given.get("recipe", "auto"))
     if _is_source(dataset) and not find_source(str(dataset))[0].mirrored:
         below.append(Layer(f"data set {dataset}", {"dsa": MIRROR_FREE}))
-    if isinstance(dataset, str) and isinstance(ipc, int) and ipc >= 1 and recipe != "none":
-        row = find_row(method.name, dataset, ipc, str(recipe))
+    if method in METHODS and isinstance(dataset, str) and isinstance(ipc, int) and ipc >= 1 and recipe != "none":
+        row = find_row(method, dataset, ipc, recipe)
         if row is not None:
             below.append(Layer(_row_name(row, ipc), row["values"]))
-    return _validate([*below, *layers])
+        elif recipe.startswith(("published", "small")) and rows(method):
+            held = sorted({f"{row['recipe']}:{row['dataset']}" for row in rows(method) if "dataset" in row})
+            problems.append(f"recipe = {recipe!r}: {method} has no such row for {dataset}. There are {', '.join(held)}")
+    return _validate([*below, *layers], problems)
 
 
 def read_resolved(values: Mapping[str, Any], origin: str, origins: Mapping[str, str] | None = None) -> Resolved:
@@ -235,33 +256,34 @@ def _row_name(row: dict[str, Any], ipc: int) -> str:
     return f"{row['recipe']} recipe: {row.get('dataset', 'any data set')} ipc {row['ipc']}{near} ({row['source']})"
 
 
-def _validate(layers: Sequence[Layer]) -> Resolved:
+def _validate(layers: Sequence[Layer], problems: Sequence[str] = ()) -> Resolved:
+    """Check the merged layers; `problems` are those found before. Of an unknown method no key can be judged."""
     values = {key: value for layer in layers for key, value in layer.values.items()}
     origins = {key: layer.origin for layer in layers for key in layer.values}
-    method = get_method(str(values.get("method")))
-    known = fields(method.name)
-    problems = [f"{origins[key]}: {unknown('key', key, known)}" for key in values if key not in known]
-
-    models: dict[type[BaseModel], BaseModel | None] = {}
-    for model in (RunConfig, method.Config):
-        part = {
-            key: _unset(value, model.model_fields[key].annotation)
-            for key, value in values.items()
-            if key in model.model_fields
-        }
-        try:
-            models[model] = model.model_validate(part)
-        except ValidationError as error:
-            models[model] = None
-            for found in error.errors():
-                key = str(found["loc"][0])
-                problems.append(_problem(key, found, origins.get(key, "default"), known[key]))
-    run, config = models[RunConfig], models[method.Config]
+    method, problems = METHODS.get(str(values.get("method"))), list(problems)
+    if method is not None:
+        known = fields(method.name)
+        problems += [f"{origins[key]}: {unknown('key', key, known)}" for key in values if key not in known]
+    run = _build(RunConfig, values, origins, problems)
+    config = None if method is None else _build(method.Config, values, origins, problems)
     if problems:
         raise ConfigError("\n".join(problems))
-    assert isinstance(run, RunConfig) and isinstance(config, MethodConfig)
-    defaults = dict.fromkeys(known, "default")
-    return Resolved(run, config, defaults | origins)
+    assert run is not None and config is not None
+    return Resolved(run, config, dict.fromkeys(fields(run.method), "default") | origins)
+
+
+def _build(
+    model: type[AnyConfig], values: Mapping[str, Any], origins: Mapping[str, str], problems: list[str]
+) -> AnyConfig | None:
+    """`model` from those of the values that are its own; None, and words added to `problems`, if they do not fit."""
+    own = model.model_fields
+    try:
+        return model.model_validate({k: _unset(v, own[k].annotation) for k, v in values.items() if k in own})
+    except ValidationError as error:
+        for found in error.errors():
+            key = str(found["loc"][0])
+            problems.append(_problem(key, found, origins.get(key, "default"), own[key].description or ""))
+        return None
 
 
 def _unset(value: Any, annotation: Any) -> Any:

@@ -183,10 +183,11 @@ def memory(resolved: Resolved, problem: Problem) -> dict[str, float]:
 
 def _buffer(resolved: Resolved, problem: Problem, experts: int) -> float:
     """Bytes of the trajectories of so many experts."""
-    if not isinstance(resolved.method, ExpertConfig):
+    method = resolved.method
+    if not isinstance(method, ExpertConfig):
         return 0
-    snapshots = resolved.method.expert_plan(resolved.run.dsa).epochs + 1
-    return experts * snapshots * problem.network.num_parameters * BUFFER_BYTES[resolved.run.buffer_dtype]
+    snapshots = method.expert_plan(resolved.run.dsa).epochs + 1
+    return experts * snapshots * problem.network.num_parameters * BUFFER_BYTES[method.buffer_dtype]
 
 
 def _pixels(problem: Problem) -> int:

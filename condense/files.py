@@ -5,6 +5,17 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+
+def absolute(path: Path) -> Path:
+    """`path` from the root, with ~ replaced: what it names does not change with the folder a program runs in."""
+    return path.expanduser().absolute()
+
+
+AbsolutePath = Annotated[Path, AfterValidator(absolute)]
 
 TEMPORARY = ".tmp-"
 """How the names of unfinished files begin; what a killed process leaves behind can be deleted by it."""

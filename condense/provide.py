@@ -19,6 +19,7 @@ from condense.data import Inputs, Preprocessing, RealData, fit_preprocessing, lo
 from condense.errors import ConfigError
 from condense.experts import ExpertPlan, TrajectoryStore, train_expert
 from condense.files import write_atomic
+from condense.locks import lock
 from condense.methods import METHODS, ExpertConfig, Need, Problem, TeacherConfig
 from condense.networks import Network
 from condense.runs import ProgressDisplay, StopFlag, progress
@@ -51,9 +52,16 @@ def load_data(r: RunConfig) -> RealData:
         problems.append("eval_every needs a validation split: set validation above 0, or eval_every to 0")
     for spec in dict.fromkeys((r.network, *r.eval_networks)):
         try:
-            build_network(spec, data)
+            network = build_network(spec, data)
         except ConfigError as error:
             problems.append(str(error))
+            continue
+        embedding = [name for name in (r.method, *r.baselines) if Need.TEACHER in METHODS[name].needs]
+        if spec == r.network and embedding and not network.has_embedding:
+            problems.append(
+                f"network {spec!r} does not end in a Linear layer, so it has no embedding, which "
+                f"{' and '.join(embedding)} need. Choose another network, or baselines without them"
+            )
     if problems:
         raise ConfigError("\n".join(problems))
     return data
@@ -66,6 +74,9 @@ def build_network(spec: str, data: RealData, device: torch.device | str = "cpu")
 
 def build_problem(r: RunConfig, data: RealData, preprocessing: Preprocessing | None = None) -> Problem:
     """The problem on the run's device, without experts or teacher; `preprocessing` is fitted if it is not given."""
+    if r.torch_device.type == "cuda":  # float32 means float32, and the same kernels every time
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
     data = data.to(r.torch_device)
     if preprocessing is None:
         preprocessing = fit_preprocessing("zca" if r.zca else "mean_std", data, cache_dir())
@@ -106,30 +117,38 @@ def _identity(r: RunConfig, problem: Problem, plan: ExpertPlan) -> dict[str, Any
 def store_path(resolved: Resolved, problem: Problem) -> Path:
     """Where the run's trajectory store is or will be: at `buffer`, or under its own content's name in the cache.
 
-    Epoch e of an expert is the same whatever the number of epochs to come, so a longer store in the cache serves too.
+    Epoch e of an expert is the same whatever the number of epochs to come, so a longer store in the cache serves too,
+    if it is complete.
     """
     r, method = resolved.run, resolved.method
     assert isinstance(method, ExpertConfig)
-    if r.buffer is not None:
-        return r.buffer
+    if method.buffer is not None:
+        return method.buffer
     plan = method.expert_plan(r.dsa)
-    name = digest(_identity(r, problem, plan) | {"dtype": r.buffer_dtype})[:16]
+    name = digest(_identity(r, problem, plan) | {"dtype": method.buffer_dtype})[:16]
     folder = cache_dir() / "buffers" / f"{r.dataset.partition(':')[0]}-{name}"
-    held = [int(entry.name) for entry in folder.glob("*") if entry.name.isdigit()]
-    return folder / str(min((epochs for epochs in held if epochs >= plan.epochs), default=plan.epochs))
+    longer = sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdigit())
+    for epochs in longer:
+        if epochs > plan.epochs and not _open(folder / str(epochs), resolved, problem).missing(method.num_experts):
+            return folder / str(epochs)
+    return folder / str(plan.epochs)
 
 
 def open_store(resolved: Resolved, problem: Problem) -> TrajectoryStore:
     """The run's trajectory store; an empty one is made where there is none. Raises DataError for one of another run."""
-    r, method = resolved.run, resolved.method
+    return _open(store_path(resolved, problem), resolved, problem)
+
+
+def _open(path: Path, resolved: Resolved, problem: Problem) -> TrajectoryStore:
+    method = resolved.method
     assert isinstance(method, ExpertConfig)
-    plan = method.expert_plan(r.dsa)
+    plan = method.expert_plan(resolved.run.dsa)
     return TrajectoryStore.open(
-        store_path(resolved, problem),
-        identity=_identity(r, problem, plan),
+        path,
+        identity=_identity(resolved.run, problem, plan),
         snapshots=plan.epochs + 1,
         parameters=problem.network.num_parameters,
-        dtype=r.buffer_dtype,
+        dtype=method.buffer_dtype,
         device=problem.device,
     )
 
@@ -151,16 +170,25 @@ def experts(resolved: Resolved, problem: Problem, stop: StopFlag) -> TrajectoryS
     method = resolved.method
     assert isinstance(method, ExpertConfig)
     store = open_store(resolved, problem)
-    missing = store.missing(method.num_experts)
-    if missing:
-        epochs = store.snapshots - 1
-        plan = method.expert_plan(resolved.run.dsa).model_copy(update={"epochs": epochs})
-        done = method.num_experts - len(missing)
-        with progress(method.num_experts * epochs, done * epochs, "experts") as display:
-            for place, index in enumerate(missing, done):
-                store.write(index, _watched(_train(problem, plan, index, "expert"), display, place * epochs, stop))
+    if store.missing(method.num_experts):
+        with lock(store.path / "lock"):
+            store = open_store(resolved, problem)  # as another process may just have left it
+            _train_missing(store, resolved, problem, stop)
     store.load(method.num_experts)
     return store
+
+
+def _train_missing(store: TrajectoryStore, resolved: Resolved, problem: Problem, stop: StopFlag) -> None:
+    method, epochs = resolved.method, store.snapshots - 1
+    assert isinstance(method, ExpertConfig)
+    plan = method.expert_plan(resolved.run.dsa).model_copy(update={"epochs": epochs})
+    missing = store.missing(method.num_experts)
+    done = method.num_experts - len(missing)
+    inputs = Inputs(problem.data.train, problem.preprocessing)
+    with progress(method.num_experts * epochs, done * epochs, "experts") as display:
+        for place, index in enumerate(missing, done):
+            trajectory = _train(problem, inputs, plan, index, "expert")
+            store.write(index, _watched(trajectory, display, place * epochs, stop))
 
 
 def teacher(resolved: Resolved, problem: Problem, stop: StopFlag) -> Tensor:
@@ -173,14 +201,14 @@ def teacher(resolved: Resolved, problem: Problem, stop: StopFlag) -> Tensor:
         theta: Tensor = load(file.read_bytes())["theta"]
     except (OSError, SafetensorError, KeyError):  # not there, or damaged
         with progress(plan.epochs, 0, "teacher") as display:
-            *_, theta = _watched(_train(problem, plan, 0, "teacher"), display, 0, stop)
+            inputs = Inputs(problem.data.train, problem.preprocessing)
+            *_, theta = _watched(_train(problem, inputs, plan, 0, "teacher"), display, 0, stop)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, save({"theta": theta.cpu()}))
     return theta.to(problem.device)
 
 
-def _train(problem: Problem, plan: ExpertPlan, index: int, stream: str) -> Iterator[Tensor]:
-    inputs = Inputs(problem.data.train, problem.preprocessing)
+def _train(problem: Problem, inputs: Inputs, plan: ExpertPlan, index: int, stream: str) -> Iterator[Tensor]:
     labels = problem.data.train.labels
     return train_expert(problem.network, inputs, labels, plan, seed=problem.seed, index=index, stream=stream)
 

@@ -29,6 +29,7 @@ def isolated(seed: int, stream: str, index: int = 0) -> Iterator[None]:
 
     For code that draws from the global generator and takes no other: module constructors, dropout.
     """
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(address(seed, stream, index))
         yield

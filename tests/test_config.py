@@ -119,7 +119,7 @@ def test_all_problems_are_found_together():
         "unknown tracker 'wandbb'. Did you mean 'wandb'",
         "unknown evaluation protocol 'quik'. Did you mean 'quick'",
         "'kmean'. Did you mean 'kmeans'",
-        "recipe = 'publishd': Input should be 'auto', 'published', 'small' or 'none'",
+        "unknown recipe 'publishd'. Did you mean 'published'",
         "syn_steps = 'many': Input should be a valid integer",
         "lr_img = -1: Input should be greater than 0",
     ]
@@ -139,8 +139,6 @@ def test_all_problems_are_found_together():
         ("validation", 1.0),
         ("download", 1),
         ("network", 3),
-        ("tracker", "wandb"),
-        ("baselines", "random"),
         ("eval_repeats", 0),
         ("checkpoint_every", 0),
         ("buffer_dtype", "float16"),
@@ -183,7 +181,7 @@ def test_a_network_that_only_large_images_can_have_is_not_refused_early():
 def test_none_unsets_the_keys_that_can_be_unset(word):
     below = Layer("below", {"batch_syn": 8, "buffer": "b", "eval_repeats": 3, "data_root": "d"})
     found = resolved(below, batch_syn=word, buffer=word, eval_repeats=word, data_root=word)
-    assert (found.method.batch_syn, found.run.buffer, found.run.eval_repeats, found.run.data_root) == (None,) * 4
+    assert (found.method.batch_syn, found.method.buffer, found.run.eval_repeats, found.run.data_root) == (None,) * 4
 
 
 def test_none_is_a_word_like_others_where_it_is_allowed():
@@ -301,9 +299,28 @@ def test_a_configuration_does_not_change():
 def test_paths_are_kept_absolute_so_that_a_run_resumes_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = {"method": "mtt", "dataset": "npz:sub/x.npz", "data_root": "data", "buffer": "b"}
-    run = resolve([Layer("test", values)]).run
-    assert run.dataset == f"npz:{tmp_path}/sub/x.npz"
-    assert (run.data_root, run.buffer) == (tmp_path / "data", tmp_path / "b")
+    found = resolve([Layer("test", values)])
+    assert found.run.dataset == f"npz:{tmp_path}/sub/x.npz"
+    assert (found.run.data_root, found.method.buffer) == (tmp_path / "data", tmp_path / "b")
+
+
+def test_one_name_is_a_list_of_one():
+    found = resolved(tracker="tensorboard", baselines="random", eval_networks="mlp").run
+    assert (found.tracker, found.baselines, found.eval_networks) == (("tensorboard",), ("random",), ("mlp",))
+
+
+def test_an_unknown_method_hides_no_other_problem_of_the_run():
+    with pytest.raises(ConfigError) as caught:
+        resolve([Layer("test", {"method": "ftdd", "ipc": 0, "dataset": "digit"})])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3 and all(any(word in line for line in lines) for word in ("'ftd'", "ipc = 0", "'digits'"))
+
+
+def test_rows_of_another_data_set_can_be_asked_for_and_missing_ones_are_refused():
+    found = resolved(dataset="npz:x.npz", ipc=10, recipe="published:tiny_imagenet")
+    assert (found.method.batch_syn, found.method.lr_img) == (200, 1e4)
+    (line,) = problems(dataset="digits", recipe="published")
+    assert "mtt has no such row for digits" in line and "published:cifar10" in line
 
 
 def test_origins_survive_the_run_folder(tmp_path):

@@ -2,6 +2,7 @@
 
 from condense.artifact.export import FORMATS, export
 from condense.artifact.format import (
+    DATA,
     DatasetRecord,
     EvaluationRecord,
     Manifest,
@@ -11,6 +12,7 @@ from condense.artifact.load import Artifact, load_artifact, read_manifest, verif
 from condense.artifact.save import add_evaluations, save_artifact
 
 __all__ = [
+    "DATA",
     "FORMATS",
     "Artifact",
     "DatasetRecord",

@@ -96,6 +96,7 @@ def evaluate(
     protocol: str | None = None,
     n: int | None = None,
     seed: int | None = None,
+    dataset: str | None = None,
     data_root: Path | None = None,
     device: str | None = None,
     as_json: AsJson = False,
@@ -114,6 +115,8 @@ def evaluate(
         Fresh networks of each kind; default: as in the run.
     seed
         Seed of their initialisation and training; default: as in the run.
+    dataset
+        The data set that it was made from, where folder:PATH or npz:PATH has moved.
     data_root
         Folder with the files of the data set; default: as in the run.
     device
@@ -127,10 +130,11 @@ def evaluate(
         "protocol": protocol,
         "eval_repeats": n,
         "seed": seed,
+        "dataset": dataset,
         "data_root": data_root,
         "device": device,
     }
-    with _stoppable("nothing was recorded"):
+    with _stoppable("the networks that were finished are recorded"):
         values = {key: value for key, value in given.items() if value is not None}
         report.print_evaluations(artifact, api.evaluate_artifact(artifact, **values), as_json)
 

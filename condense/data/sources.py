@@ -66,7 +66,7 @@ def load_dataset(name: str, *, root: Path | None = None, download: bool = False,
     check(name, raw)
     train, held = hold_out(raw.train, validation, "validation split")
     return RealData(
-        name=name,
+        name=name if path is None else f"{name.partition(':')[0]}:{path.name}",
         train=train,
         validation=held,
         test=raw.test,

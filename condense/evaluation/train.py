@@ -44,7 +44,15 @@ class Evaluation:
 
 
 def train_network(
-    model: nn.Module, training: TrainingSet, protocol: Protocol, *, lr: float, augment: Augment, seed: int, index: int
+    model: nn.Module,
+    training: TrainingSet,
+    protocol: Protocol,
+    *,
+    lr: float,
+    augment: Augment,
+    seed: int,
+    index: int,
+    poll: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Train `model` in place by the protocol and return the loss of its last batch (a tensor: nothing waits for it).
 
@@ -73,6 +81,7 @@ def train_network(
             loss.backward()
             optimizer.step()
             step += 1
+        poll()
     return loss.detach()
 
 
@@ -87,12 +96,14 @@ def evaluate(
     seed: int,
     device: torch.device,
     n: int | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Train `n` fresh networks (default: the protocol's number) on `training`; read `test` once for each, at the end.
 
     `network` is a spec of condense.networks; `dsa` the DSA strategy of the run, for protocols that augment with DSA;
     for a whole real set give `protocol.on_full_data()`. Initial weights, order and augmentation of network k depend on
-    (seed, k) and the sizes alone: neither on the set, nor on n. The global random state is left as it was.
+    (seed, k) and the sizes alone: neither on the set, nor on n. The global random state is left as it was. `poll` is
+    called after every epoch, and may raise to stop.
 
     Raises ConfigError for an unknown network or n < 1; DataError for images, labels or a learned learning rate that
     do not fit, before any training.
@@ -118,7 +129,7 @@ def evaluate(
     for k in range(n):
         with isolated(seed, "evaluation.network", k):  # the training as well: some networks have dropout
             model = create(network, channels=channels, size=size, classes=classes).to(device)
-            loss = train_network(model, training, protocol, lr=lr, augment=augment, seed=seed, index=k)
+            loss = train_network(model, training, protocol, lr=lr, augment=augment, seed=seed, index=k, poll=poll)
         diverged += not bool(loss.isfinite())
         values.append(test.accuracy(model.eval()))
     mean, ci95 = summary(values)

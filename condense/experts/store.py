@@ -55,7 +55,9 @@ class TrajectoryStore:
         file = path / "manifest.json"
         fields = {"format": FORMAT, "version": VERSION, "dtype": dtype, "parameters": parameters}
         if not file.exists():
-            store = cls(path, fields | {"snapshots": snapshots, "identity": identity, "experts": []}, device)
+            made_with = {"torch": torch.__version__, "device": device.type}  # for the reader; not compared
+            new = {"snapshots": snapshots, "identity": identity, "experts": [], "made_with": made_with}
+            store = cls(path, fields | new, device)
             try:
                 path.mkdir(parents=True, exist_ok=True)
                 store._save()

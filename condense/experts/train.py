@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from condense import rng
 from condense.augment import DSA
 from condense.data.inputs import Inputs
+from condense.errors import NumericsError
 from condense.networks import Network
 
 EPSILON = 1e-12
@@ -66,6 +67,7 @@ def train_expert(
 
     One shuffled pass per epoch, the last partial batch kept. The augmented batch is drawn once per step, and both of
     GSAM's gradients see it. Every draw has an address, so expert `index` does not depend on the experts before it.
+    Raises NumericsError after an epoch that ends with parameters that are not finite.
     """
     augmentation = DSA(plan.dsa)
     theta = network.init(seed, f"{stream}.init", index)
@@ -86,4 +88,9 @@ def train_expert(
                 velocity = direction if velocity is None else plan.momentum * velocity + direction
                 direction = velocity
             theta = theta - plan.lr * direction
+        if not bool(theta.isfinite().all()):
+            raise NumericsError(
+                f"{stream} {index}, epoch {epoch + 1}: parameters are not finite. Nothing of it is kept. "
+                f"Lower its learning rate, which is {plan.lr}"
+            )
         yield theta.clone()

@@ -11,6 +11,7 @@ from condense.methods.base import (
     Problem,
     TeacherConfig,
     get_method,
+    list_methods,
 )
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "herding",
     "kcenter",
     "kmeans",
+    "list_methods",
     "mtt",
     "random",
 ]

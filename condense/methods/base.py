@@ -7,7 +7,7 @@ A condenser is given a `Problem` (real data, network, experts, randomness by add
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +19,7 @@ from condense.augment import DSA
 from condense.data import Preprocessing, RealData
 from condense.errors import ConfigError, NumericsError, unknown
 from condense.experts import ExpertPlan, TrajectoryStore
+from condense.files import AbsolutePath
 from condense.networks import Network
 from condense.synthetic import DistilledSet, State
 
@@ -35,7 +36,7 @@ class Need(Enum):
 class MethodConfig(BaseModel):
     """Hyper-parameters of a condenser, under the names the field uses. Unknown keys and wrong types are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     iterations: int = Field(0, ge=0, description="updates of the synthetic set")
 
@@ -94,6 +95,10 @@ class Condenser(Protocol):
 class ExpertConfig(MethodConfig):
     """Base of configurations whose method needs expert trajectories."""
 
+    buffer: AbsolutePath | None = Field(
+        None, strict=False, description="folder of the expert trajectories; none: by content, in the cache"
+    )
+    buffer_dtype: Literal["float32", "bfloat16"] = Field("float32", description="number format of the buffer")
     num_experts: int = Field(100, ge=1, description="expert trajectories in the buffer")
     expert_lr: float = Field(0.01, gt=0, description="learning rate of expert training")
     expert_batch: int = Field(256, ge=1, description="batch size of expert training")
@@ -134,7 +139,7 @@ def check_finite(method: str, iteration: int, tensors: Mapping[str, Tensor | Non
         bad = [name for name, ok in zip(named, finite.tolist(), strict=True) if not ok]
         raise NumericsError(
             f"{method}, iteration {iteration}: {' and '.join(bad)} not finite. The set was not changed by this "
-            "iteration. Lower lr_img, lr_teacher or syn_steps and resume from an earlier checkpoint, or start again"
+            "iteration. Start a new run with a lower lr_img, lr_teacher or syn_steps"
         )
 
 
@@ -153,3 +158,8 @@ def get_method(name: str) -> type[Condenser]:
     if name not in METHODS:
         raise ConfigError(unknown("method", name, METHODS))
     return METHODS[name]
+
+
+def list_methods() -> list[str]:
+    """The names of all condensers and baselines."""
+    return sorted(METHODS)

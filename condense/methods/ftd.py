@@ -29,7 +29,9 @@ class FTDConfig(MTTConfig):
     ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the images' moving average; 0 turns it off")
 
     def expert_plan(self, dsa: str) -> ExpertPlan:
-        """MTT's plan with GSAM."""
+        """MTT's plan with GSAM, which at rho = 0 is MTT's plan."""
+        if self.rho == 0:
+            return super().expert_plan(dsa)
         return (
             super()
             .expert_plan(dsa)

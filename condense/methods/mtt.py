@@ -40,7 +40,7 @@ class MTTConfig(ExpertConfig):
     momentum_img: float = Field(0.5, ge=0, lt=1, description="momentum of the images")
     lr_lr: float = Field(1e-5, ge=0, description="learning rate of the inner learning rate")
     momentum_lr: float = Field(0.5, ge=0, lt=1, description="momentum of the inner learning rate")
-    lr_teacher: float = Field(0.01, gt=0, description="the inner learning rate at the start")
+    lr_teacher: float = Field(0.01, ge=1e-6, le=1e3, description="the inner learning rate at the start")
     batch_syn: int | None = Field(None, ge=1, description="images in an inner step; none: the whole set")
     init: Initial = Field("real", description="where the images start")
     unroll: Literal["adjoint", "graph", "higher"] = Field("adjoint", description="how the inner run is differentiated")

@@ -56,6 +56,11 @@ class Network:
         """P, the length of theta."""
         return sum(self._sizes)
 
+    @property
+    def has_embedding(self) -> bool:
+        """Whether `embed` works: the network ends in a Linear layer."""
+        return self._body is not None
+
     def init(self, seed: int, stream: str, index: int = 0) -> Tensor:
         """theta [P] as a freshly built network has it, drawn at this address whatever the device."""
         with rng.isolated(seed, stream, index):

@@ -3,7 +3,8 @@
 config.toml                      every resolved key, its value and where that came from
 metrics.jsonl                    a line an iteration
 checkpoints/NNNNNN.safetensors   the state after NNNNNN iterations, the last two
-distilled/                       the artifact, once the run has ended
+distilled/                       the artifact, once the last iteration is done
+result.json                      the final table, once the run has ended
 lock                             names the process that is in the folder
 """
 
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from condense.errors import RunError
 from condense.files import write_atomic
+from condense.locks import lock
 from condense.runs import checkpoint
 from condense.runs.config_file import fingerprint, origins, to_toml
-from condense.runs.lock import lock
 from condense.runs.metrics import MetricsLog
 
 
@@ -93,6 +94,15 @@ class RunFolder:
     def read_origins(self) -> dict[str, str]:
         """Where each value in config.toml came from, as its trailing comment says; a key without one is missing."""
         return origins((self.path / "config.toml").read_text(encoding="utf-8"))
+
+    def write_result(self, content: bytes) -> None:
+        """Write result.json: the run is finished, and this is what it found."""
+        write_atomic(self.path / "result.json", content)
+
+    def read_result(self) -> bytes | None:
+        """The content of result.json; None while the run is not finished."""
+        path = self.path / "result.json"
+        return path.read_bytes() if path.exists() else None
 
     def save_checkpoint(self, iteration: int, state: dict[str, Tensor]) -> None:
         """Save `state` after `iteration` completed iterations (see `condense.runs.checkpoint`)."""

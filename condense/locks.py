@@ -1,4 +1,4 @@
-"""One process at a time in a run folder."""
+"""One process at a time in a folder."""
 
 import fcntl
 import os
@@ -23,10 +23,10 @@ def lock(path: Path) -> IO[str]:
         holder = file.read() or "another process"
         file.close()
         raise RunError(
-            f"the run folder {path.parent} is in use by {holder}. Wait until it ends, or stop it, then try again."
+            f"{path.parent} is in use by {holder}. Wait until it ends, or stop it, then try again."
         ) from None
     except OSError as error:
-        raise RunError(f"cannot lock the run folder {path.parent}: {error.strerror}.") from None
+        raise RunError(f"cannot lock {path.parent}: {error.strerror}.") from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
