@@ -1,0 +1,73 @@
+"""The test set decides nothing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from condense import api
+from condense.data import load_dataset
+from condense.evaluation import TestSet
+
+SETTINGS = {
+    "network": "convnet:width=4,depth=2",
+    "num_experts": 1,
+    "max_start_epoch": 1,
+    "expert_epochs": 1,
+    "iterations": 3,
+    "syn_steps": 2,
+    "eval_every": 2,
+    "eval_repeats": 2,
+    "protocol": "quick",
+    "baselines": (),
+    "full_data": False,
+}
+
+
+def lines(run):
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
+
+
+def write(path, data, test_labels):
+    arrays = {"x_train": data.train.images, "y_train": data.train.labels, "x_test": data.test.images}
+    np.savez(path, y_test=test_labels, **{name: tensor.numpy() for name, tensor in arrays.items()})
+
+
+def test_other_test_labels_give_the_same_set(tmp_path, monkeypatch):
+    """The images of a run and its validation accuracies are the same; only the last number moves."""
+    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
+    data = load_dataset("digits", validation=0)
+    results = []
+    for name, labels in (("true", data.test.labels), ("wrong", (data.test.labels + 1) % 10)):
+        write(tmp_path / f"{name}.npz", data, labels.numpy())
+        results.append(api.distill("ftd", 1, out=tmp_path / name, dataset=f"npz:{tmp_path}/{name}.npz", **SETTINGS))
+    sets = [(result.artifact / "data.safetensors").read_bytes() for result in results]
+    assert sets[0] == sets[1]
+    logs = [lines(result.run) for result in results]
+    assert logs[0] == logs[1] and "validation_accuracy" in logs[0][1]
+    assert results[0].evaluations[0].mean != results[1].evaluations[0].mean
+
+
+def test_the_test_set_is_read_once_for_each_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
+    test, reads = load_dataset("digits").test, []
+    accuracy = TestSet.accuracy
+
+    def counted(self, predict, batch=512):
+        if torch.equal(self.labels, test.labels):
+            reads.append(len(self))
+        return accuracy(self, predict, batch)
+
+    monkeypatch.setattr(TestSet, "accuracy", counted)
+    result = api.distill("ftd", 1, out=tmp_path / "run", **SETTINGS)
+    assert reads == [len(test)] * SETTINGS["eval_repeats"]
+    assert api.resume(result.run) == result
+    assert len(reads) == SETTINGS["eval_repeats"]
+
+
+@pytest.mark.parametrize("key", ["iterations", "dsa", "lr_img"])
+def test_an_evaluation_takes_no_key_of_the_distillation(key, tmp_path):
+    with pytest.raises(ValueError, match=f"unknown key of an evaluation '{key}'"):
+        api.evaluate_artifact(tmp_path, **{key: 1})
