@@ -23,7 +23,7 @@ from condense.experts import ExpertPlan
 from condense.methods.base import ExpertConfig, MethodConfig, Metrics, Need, Problem, check_finite, register
 from condense.objectives import normalised_distance
 from condense.synthetic import DistilledSet, Initial, State, hard_labels, initial_images, sgd_
-from condense.unroll import ENGINES, InnerStep
+from condense.unroll import ENGINES, InnerRun, InnerStep
 
 LOG_LR_RANGE = (math.log(1e-6), math.log(1e3))
 """Far beyond any rate that trains; without it one huge step could take exp(log_lr) to 0 or infinity for good."""
@@ -105,15 +105,16 @@ class MTT:
         c = self.config
         start, target, epoch = self.segment(problem, iteration)
         lr = state["log_lr"].exp()
-        unrolled = ENGINES[c.unroll](
-            problem.inner_loss,
-            lambda end: normalised_distance(end, start, target),
-            start,
-            state["images"],
-            state["labels"],
-            lr,
-            self.inner_steps(len(state["images"]), problem, iteration),
+        run = InnerRun(
+            inner_loss=problem.inner_loss,
+            outer_loss=lambda end: normalised_distance(end, start, target),
+            start=start,
+            images=state["images"],
+            labels=state["labels"],
+            lr=lr,
+            steps=self.inner_steps(len(state["images"]), problem, iteration),
         )
+        unrolled = ENGINES[c.unroll](run)
         check_finite(
             self.name, iteration, {"loss": unrolled.loss, "gradient": unrolled.images, "gradient of lr": unrolled.lr}
         )

@@ -15,68 +15,49 @@ the adjoint: summed by parts it also gives the derivative of the learning rate, 
 The augmentation is outside the inner loss. It gets one vector-Jacobian product per step, and is replayed, not stored.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.func import jvp
 
-from condense.unroll.types import InnerLoss, InnerStep, OuterLoss, Unrolled
+from condense.unroll.types import InnerRun, Unrolled
 
 
-def _forward(
-    inner_loss: InnerLoss,
-    start: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    lr: Tensor,
-    steps: Sequence[InnerStep],
-    momentum: float,
-) -> list[Tensor]:
+def _trajectory(run: InnerRun) -> list[Tensor]:
     """theta_0 .. theta_N."""
-    thetas, velocity = [start.detach()], torch.zeros_like(start)
-    for step in steps:
+    thetas, velocity = [run.start.detach()], torch.zeros_like(run.start)
+    lr = run.lr.detach()
+    for step in run.steps:
         with torch.no_grad():
-            x = step.augment(images[step.index])
+            x = step.augment(run.images[step.index])
         theta = thetas[-1].detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(inner_loss(theta, x, labels[step.index]), theta)
-        velocity = gradient if momentum == 0 else momentum * velocity + gradient
+        (gradient,) = torch.autograd.grad(run.inner_loss(theta, x, run.labels.detach()[step.index]), theta)
+        velocity = gradient if run.momentum == 0 else run.momentum * velocity + gradient
         thetas.append(thetas[-1] - lr * velocity)
     return thetas
 
 
-def adjoint(
-    inner_loss: InnerLoss,
-    outer_loss: OuterLoss,
-    start: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    lr: Tensor,
-    steps: Sequence[InnerStep],
-    momentum: float = 0.0,
-) -> Unrolled:
-    """Differentiate outer_loss(theta_N) as above; keeps N + 1 vectors [P] and the activations of one step."""
-    images, labels, lr = images.detach(), labels.detach(), lr.detach()
-    soft = labels.is_floating_point()
-    thetas = _forward(inner_loss, start, images, labels, lr, steps, momentum)
+def adjoint(run: InnerRun) -> Unrolled:
+    """Differentiate the outer loss as above; keeps N + 1 vectors [P] and the activations of one step."""
+    images, labels, lr = run.images.detach(), run.labels.detach(), run.lr.detach()
+    thetas = _trajectory(run)
 
     end = thetas.pop().requires_grad_()
-    loss = outer_loss(end)
+    loss = run.outer_loss(end)
     (lam,) = torch.autograd.grad(loss, end)
 
     d_images, d_lr = torch.zeros_like(images), torch.zeros_like(lr)
-    d_labels = torch.zeros_like(labels) if soft else None
+    d_labels = torch.zeros_like(labels) if run.soft else None
     m = torch.zeros_like(lam)
-    for step in reversed(steps):
-        m = lam if momentum == 0 else lam + momentum * m
+    for step in reversed(run.steps):
+        m = lam if run.momentum == 0 else lam + run.momentum * m
         theta = thetas.pop().requires_grad_()
         rows = images[step.index].requires_grad_()
         augmented = step.augment(rows)
         x = augmented.detach().requires_grad_()
-        y = labels[step.index].requires_grad_(soft)
+        y = labels[step.index].requires_grad_(run.soft)
 
-        s: Tensor = jvp(lambda point, x=x, y=y: inner_loss(point, x, y), (theta,), (m,))[1]
-        d_theta, d_x, *d_y = torch.autograd.grad(s, (theta, x, y) if soft else (theta, x))
+        s: Tensor = jvp(lambda point, x=x, y=y: run.inner_loss(point, x, y), (theta,), (m,))[1]
+        d_theta, d_x, *d_y = torch.autograd.grad(s, (theta, x, y) if run.soft else (theta, x))
 
         (d_rows,) = torch.autograd.grad(augmented, rows, -lr * d_x)
         d_images.index_add_(0, step.index, d_rows)

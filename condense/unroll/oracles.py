@@ -1,22 +1,21 @@
 """The same derivative by two independent means, for tests and for readers: simple, exact, and hungry for memory."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import higher
 import torch
 from torch import Tensor, nn
 
-from condense.unroll.types import InnerLoss, InnerStep, OuterLoss, Unrolled
+from condense.unroll.types import InnerLoss, InnerRun, Unrolled
 
 
 class _Leaves:
     """Fresh leaves for what is differentiated, so that no caller's tensor gains a graph."""
 
-    def __init__(self, images: Tensor, labels: Tensor, lr: Tensor) -> None:
-        self.images = images.detach().requires_grad_()
-        self.labels = labels.detach().requires_grad_(labels.is_floating_point())
-        self.lr = lr.detach().requires_grad_()
+    def __init__(self, run: InnerRun) -> None:
+        self.images = run.images.detach().requires_grad_()
+        self.labels = run.labels.detach().requires_grad_(run.soft)
+        self.lr = run.lr.detach().requires_grad_()
 
     def differentiate(self, loss: Tensor) -> Unrolled:
         inputs = [leaf for leaf in (self.images, self.lr, self.labels) if leaf.requires_grad]
@@ -24,25 +23,16 @@ class _Leaves:
         return Unrolled(loss.detach(), d_images, d_labels[0] if d_labels else None, d_lr)
 
 
-def full_graph(
-    inner_loss: InnerLoss,
-    outer_loss: OuterLoss,
-    start: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    lr: Tensor,
-    steps: Sequence[InnerStep],
-    momentum: float = 0.0,
-) -> Unrolled:
+def full_graph(run: InnerRun) -> Unrolled:
     """Keep the graph of all N steps and differentiate it: memory grows with N times the batch."""
-    leaves = _Leaves(images, labels, lr)
-    theta, velocity = start.detach().requires_grad_(), torch.zeros_like(start)
-    for step in steps:
-        loss = inner_loss(theta, step.augment(leaves.images[step.index]), leaves.labels[step.index])
+    leaves = _Leaves(run)
+    theta, velocity = run.start.detach().requires_grad_(), torch.zeros_like(run.start)
+    for step in run.steps:
+        loss = run.inner_loss(theta, step.augment(leaves.images[step.index]), leaves.labels[step.index])
         (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
-        velocity = momentum * velocity + gradient
+        velocity = run.momentum * velocity + gradient
         theta = theta - leaves.lr * velocity
-    return leaves.differentiate(outer_loss(theta))
+    return leaves.differentiate(run.outer_loss(theta))
 
 
 class _FlatModel(nn.Module):
@@ -57,24 +47,15 @@ class _FlatModel(nn.Module):
         return self.inner_loss(self.theta, x, y)
 
 
-def with_higher(
-    inner_loss: InnerLoss,
-    outer_loss: OuterLoss,
-    start: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    lr: Tensor,
-    steps: Sequence[InnerStep],
-    momentum: float = 0.0,
-) -> Unrolled:
+def with_higher(run: InnerRun) -> Unrolled:
     """The full graph as the package `higher` builds it (Grefenstette et al., 2019, arXiv 1910.01727)."""
-    leaves = _Leaves(images, labels, lr)
-    model = _FlatModel(inner_loss, start)
-    optimiser = torch.optim.SGD(model.parameters(), lr=float(lr.detach()), momentum=momentum)
+    leaves = _Leaves(run)
+    model = _FlatModel(run.inner_loss, run.start)
+    optimiser = torch.optim.SGD(model.parameters(), lr=float(run.lr.detach()), momentum=run.momentum)
     override: dict[str, list[Any]] = {"lr": [leaves.lr]}
     with higher.innerloop_ctx(model, optimiser, copy_initial_weights=True, override=override) as (patched, inner):
-        for step in steps:
+        for step in run.steps:
             loss = patched(step.augment(leaves.images[step.index]), leaves.labels[step.index])
             inner.step(loss)
         theta = next(iter(patched.parameters()))
-        return leaves.differentiate(outer_loss(theta))
+        return leaves.differentiate(run.outer_loss(theta))

@@ -11,7 +11,6 @@ and the outer loss is a function of theta_N.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
@@ -31,6 +30,28 @@ class InnerStep:
 
 
 @dataclass(frozen=True)
+class InnerRun:
+    """One inner run and the loss of where it ends. None of the tensors is changed, or gains a graph.
+
+    `start` is theta_0 [P]; `images` [n, ch, h, w] and `labels` [n] or [n, classes] are the set; `lr` is 0-dimensional.
+    """
+
+    inner_loss: InnerLoss
+    outer_loss: OuterLoss
+    start: Tensor
+    images: Tensor
+    labels: Tensor
+    lr: Tensor
+    steps: Sequence[InnerStep]
+    momentum: float = 0.0
+
+    @property
+    def soft(self) -> bool:
+        """Whether the labels are probabilities, which have derivatives."""
+        return self.labels.is_floating_point()
+
+
+@dataclass(frozen=True)
 class Unrolled:
     """The outer loss and its exact derivatives; `labels` is None for hard labels."""
 
@@ -40,17 +61,5 @@ class Unrolled:
     lr: Tensor
 
 
-class Engine(Protocol):
-    """One way to differentiate the run. All give the same numbers; they differ in memory and time."""
-
-    def __call__(
-        self,
-        inner_loss: InnerLoss,
-        outer_loss: OuterLoss,
-        start: Tensor,
-        images: Tensor,
-        labels: Tensor,
-        lr: Tensor,
-        steps: Sequence[InnerStep],
-        momentum: float = 0.0,
-    ) -> Unrolled: ...
+Engine = Callable[[InnerRun], Unrolled]
+"""One way to differentiate the run. All give the same numbers; they differ in memory and time."""

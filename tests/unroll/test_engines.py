@@ -21,7 +21,7 @@ from condense.methods.mtt import inner_batches
 from condense.networks import Network
 from condense.objectives import normalised_distance
 from condense.rng import generator
-from condense.unroll import ENGINES, InnerStep, adjoint, full_graph, with_higher
+from condense.unroll import ENGINES, InnerRun, InnerStep, adjoint, full_graph, with_higher
 
 CLASSES, SIZE = 3, 8
 CONVNETS = [f"convnet:width=8,norm={norm}" for norm in ("none", "instance", "group", "batch", "layer")]
@@ -55,7 +55,8 @@ class Case:
         return normalised_distance(end, self.start, self.target)
 
     def run(self, engine):
-        return engine(self.loss, self.outer, self.start, self.images, self.labels, self.lr, self.steps, self.momentum)
+        names = ("start", "images", "labels", "lr", "steps", "momentum")
+        return engine(InnerRun(self.loss, self.outer, **{name: getattr(self, name) for name in names}))
 
     def value(self):
         """The outer loss, from the equations of the inner run."""
