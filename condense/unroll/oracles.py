@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import higher
 import torch
 from torch import Tensor, nn
 
@@ -49,6 +48,8 @@ class _FlatModel(nn.Module):
 
 def with_higher(run: InnerRun) -> Unrolled:
     """The full graph as the package `higher` builds it (Grefenstette et al., 2019, arXiv 1910.01727)."""
+    import higher  # only here: the default engine does not need it, and it warns when it is first compiled
+
     leaves = _Leaves(run)
     model = _FlatModel(run.inner_loss, run.start)
     optimiser = torch.optim.SGD(model.parameters(), lr=float(run.lr.detach()), momentum=run.momentum)
