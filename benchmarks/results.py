@@ -2,55 +2,65 @@
 
     python benchmarks/results.py RUN [RUN ...]
 
-Prints a Markdown row for each data set, ipc and network that the runs have in common, with a column for each method and
-baseline. Nothing is trained: a finished run and its baselines are read again from its folder and the cache.
+Prints a Markdown table for each data set and ipc: a row for each run and baseline, with its preprocessing, protocol and
+network, the minutes its making took, and its accuracy alone and against random images of the same preprocessing and
+seed. Nothing is trained: results are read from the runs' folders.
 """
 
+import json
 import sys
 from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
 
 from condense.api import resume
 from condense.artifact import read_manifest
 from condense.evaluation import Evaluation, paired_difference
 
-FIRST, LAST = ("random", "kmeans"), ("full data",)
+
+class Row(NamedTuple):
+    """One line of the table; `minutes` of distillation."""
+
+    method: str
+    preprocessing: str
+    minutes: float | None
+    evaluation: Evaluation
 
 
-def cell(evaluation: Evaluation | None) -> str:
-    if evaluation is None:
-        return ""
-    interval = "" if evaluation.ci95 is None else f" ± {100 * evaluation.ci95:.1f}"
-    return f"{100 * evaluation.mean:.1f}{interval}"
+def percent(mean: float, ci95: float | None, sign: str = "") -> str:
+    return f"{100 * mean:{sign}.1f}" + ("" if ci95 is None else f" ± {100 * ci95:.1f}")
+
+
+def minutes(run: Path) -> float | None:
+    """What the iterations took; None for a method without any."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return sum(json.loads(line)["seconds"] for line in lines) / 60 if lines else None
 
 
 def main(runs: list[str]) -> None:
-    table: dict[tuple[str, int, str, str], dict[str, list[Evaluation]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
+    tables: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    for run in map(Path, runs):
         result = resume(run)
         manifest = read_manifest(result.artifact)
-        columns = {manifest.method.name: result.evaluations} | result.baselines
-        for name, evaluations in columns.items():
-            for e in evaluations:
-                row = table[manifest.dataset.name, manifest.method.ipc, e.network.partition(":")[0], e.protocol]
-                if e not in row[name]:
-                    row[name].append(e)
-    names = {name for row in table.values() for name in row}
-    methods = [*FIRST, *sorted(names - {*FIRST, *LAST}), *LAST]
-    print("| data | ipc | network | protocol | " + " | ".join(methods) + " |")
-    print("|---|---|---|---|" + "---|" * len(methods))
-    for key, row in sorted(table.items()):
-        seeds = sorted({e.seed for evaluations in row.values() for e in evaluations})
-        for seed in seeds:
-            cells = [cell(next((e for e in row[name] if e.seed == seed), None)) for name in methods]
-            print(f"| {' | '.join(map(str, key))} | " + " | ".join(cells) + " |")
-    print()
-    for (data, ipc, network, _), row in sorted(table.items()):
-        for name in sorted(row.keys() - {*FIRST, *LAST}):
-            for ours in row[name]:
-                random = next(e for e in row["random"] if e.seed == ours.seed)
-                mean, ci95 = paired_difference(ours.values, random.values)
-                gain = f"{100 * mean:+.1f}" + ("" if ci95 is None else f" ± {100 * ci95:.1f}")
-                print(f"{data} ipc {ipc} {network} seed {ours.seed}: {name} minus random {gain}")
+        table = tables[manifest.dataset.name, manifest.method.ipc]
+        kind = manifest.preprocessing.kind
+        label = manifest.method.name + (" + flip" if manifest.config.get("flip") else "")
+        table += [Row(label, kind, minutes(run), evaluation) for evaluation in result.evaluations]
+        known = [(row.method, row.evaluation) for row in table]
+        for name, evaluations in result.baselines.items():
+            table += [Row(name, kind, None, e) for e in evaluations if (name, e) not in known]
+    for (dataset, ipc), table in sorted(tables.items()):
+        print(f"\n{dataset}, ipc {ipc}\n")
+        print("| method | preprocessing | minutes | accuracy | minus random | n | protocol |")
+        print("|---|---|---|---|---|---|---|")
+        for row in sorted(table, key=lambda row: row.evaluation.mean):
+            e = row.evaluation
+            base = [r.evaluation for r in table if r.method == "random" and r.preprocessing == row.preprocessing]
+            pairs = [r for r in base if (r.seed, r.network, r.protocol) == (e.seed, e.network, e.protocol)]
+            gain = percent(*paired_difference(e.values, pairs[0].values), "+") if pairs and e not in pairs else ""
+            took = "" if row.minutes is None else f"{row.minutes:.1f}"
+            cells = (row.method, row.preprocessing, took, percent(e.mean, e.ci95), gain, e.n, e.protocol)
+            print(f"| {' | '.join(map(str, cells))} |")
 
 
 if __name__ == "__main__":

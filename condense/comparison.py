@@ -25,6 +25,8 @@ FULL_DATA = "full data"
 
 def training_set(made: DistilledSet | Artifact) -> TrainingSet:
     """A distilled set as the evaluator takes it."""
+    if isinstance(made, DistilledSet):
+        made = made.decoded()
     return TrainingSet(made.images, made.labels, lr=made.lr)
 
 

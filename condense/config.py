@@ -178,8 +178,21 @@ def fields(method: str) -> dict[str, str]:
 
 
 def rows(method: str) -> list[dict[str, Any]]:
-    """The recipe rows of a method: recipe, dataset, ipc, source and values."""
-    return list(tomllib.loads(config_path(method).read_text(encoding="utf-8")).get("row", []))
+    """The recipe rows of a method: recipe, dataset, ipc, source and values.
+
+    A row of the file may list several data sets and several ipc; here each pair is a row of its own.
+    """
+    written = tomllib.loads(config_path(method).read_text(encoding="utf-8")).get("row", [])
+    return [
+        row | {"ipc": ipc} | ({} if dataset is None else {"dataset": dataset})
+        for row in written
+        for dataset in _list(row.get("dataset"))
+        for ipc in _list(row["ipc"])
+    ]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def find_row(method: str, dataset: str, ipc: int, recipe: str) -> dict[str, Any] | None:

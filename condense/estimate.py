@@ -1,7 +1,7 @@
 """What a run will take: disk, memory and time, from its configuration, without training anything.
 
-With P parameters, S snapshots of an expert, b bytes for a stored parameter, N inner steps, n distilled images and D
-numbers in an image:
+With P parameters, S snapshots of an expert, b bytes for a stored parameter, n distilled images and D numbers in an
+image:
 
     disk     buffer       (experts to train) S P b
              checkpoints  2 * 3 * 4 n D: the last two of images, momentum and moving average
@@ -15,8 +15,7 @@ A pass is the network forward and backward on a batch. Its time T and the bytes 
 are measured on random images. The phases, with their parameter vectors and graphs that are held at a time:
 
     experts, teacher  epochs * batches passes each, twice with GSAM's second gradient; 4 vectors, 1 graph
-    distillation      4 N passes an iteration, three of them for the derivative; with the adjoint N + 2 vectors and
-                      4 graphs, with the other engines N times 3 vectors and 4 graphs
+    distillation      what the method states (`MethodConfig.work`), times the iterations
     evaluation        epochs * batches passes for every network, with 4 vectors and 1 graph, and a third of a pass,
                       without a graph, for each test batch
 
@@ -39,7 +38,6 @@ from condense.config import Resolved
 from condense.evaluation import load_protocol
 from condense.experts import ExpertPlan
 from condense.methods import METHODS, ExpertConfig, Problem, TeacherConfig
-from condense.methods.mtt import MTTConfig
 from condense.networks import Network
 from condense.provide import build_network, missing_experts
 
@@ -60,7 +58,7 @@ class Phase:
     batch: int
     passes: float
     vectors: int = 4
-    graphs: int = 1
+    graphs: float = 1
 
 
 @dataclass(frozen=True)
@@ -108,11 +106,9 @@ def phases(resolved: Resolved, problem: Problem) -> Iterator[Phase]:
     configs = [method, *(METHODS[name].Config.model_validate({}) for name in baselines)]
     for plan in {config.teacher_plan(r.dsa) for config in configs if isinstance(config, TeacherConfig)}:
         yield training("teacher", plan, 1)
-    if isinstance(method, MTTConfig):
-        steps = method.syn_steps
-        vectors, graphs = (steps + 2, 4) if method.unroll == "adjoint" else (3 * steps, 4 * steps)
-        batch = min(method.batch_syn or synthetic, synthetic)
-        yield Phase("distillation", problem.network, batch, 4 * steps * method.iterations, vectors, graphs)
+    for work in method.work(data.num_classes, r.ipc):
+        passes = work.passes * method.iterations
+        yield Phase("distillation", problem.network, work.batch, passes, work.vectors, work.graphs)
 
     protocol = load_protocol(r.protocol)
     sets = dict.fromkeys((r.method, *baselines), (synthetic, protocol.epochs))

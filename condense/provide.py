@@ -15,7 +15,7 @@ from torch import Tensor
 from condense.augment import DSA
 from condense.cache import cache_dir
 from condense.config import Resolved, RunConfig
-from condense.data import Inputs, Preprocessing, RealData, fit_preprocessing, load_dataset
+from condense.data import Preprocessing, RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError
 from condense.experts import ExpertPlan, TrajectoryStore, train_expert
 from condense.files import write_atomic
@@ -56,7 +56,7 @@ def load_data(r: RunConfig) -> RealData:
         except ConfigError as error:
             problems.append(str(error))
             continue
-        embedding = [name for name in (r.method, *r.baselines) if Need.TEACHER in METHODS[name].needs]
+        embedding = [name for name in (r.method, *r.baselines) if Need.EMBEDDING in METHODS[name].needs]
         if spec == r.network and embedding and not network.has_embedding:
             problems.append(
                 f"network {spec!r} does not end in a Linear layer, so it has no embedding, which "
@@ -184,10 +184,9 @@ def _train_missing(store: TrajectoryStore, resolved: Resolved, problem: Problem,
     plan = method.expert_plan(resolved.run.dsa).model_copy(update={"epochs": epochs})
     missing = store.missing(method.num_experts)
     done = method.num_experts - len(missing)
-    inputs = Inputs(problem.data.train, problem.preprocessing)
     with progress(method.num_experts * epochs, done * epochs, "experts") as display:
         for place, index in enumerate(missing, done):
-            trajectory = _train(problem, inputs, plan, index, "expert")
+            trajectory = _train(problem, plan, index, "expert")
             store.write(index, _watched(trajectory, display, place * epochs, stop))
 
 
@@ -201,16 +200,15 @@ def teacher(resolved: Resolved, problem: Problem, stop: StopFlag) -> Tensor:
         theta: Tensor = load(file.read_bytes())["theta"]
     except (OSError, SafetensorError, KeyError):  # not there, or damaged
         with progress(plan.epochs, 0, "teacher") as display:
-            inputs = Inputs(problem.data.train, problem.preprocessing)
-            *_, theta = _watched(_train(problem, inputs, plan, 0, "teacher"), display, 0, stop)
+            *_, theta = _watched(_train(problem, plan, 0, "teacher"), display, 0, stop)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, save({"theta": theta.cpu()}))
     return theta.to(problem.device)
 
 
-def _train(problem: Problem, inputs: Inputs, plan: ExpertPlan, index: int, stream: str) -> Iterator[Tensor]:
+def _train(problem: Problem, plan: ExpertPlan, index: int, stream: str) -> Iterator[Tensor]:
     labels = problem.data.train.labels
-    return train_expert(problem.network, inputs, labels, plan, seed=problem.seed, index=index, stream=stream)
+    return train_expert(problem.network, problem.inputs, labels, plan, seed=problem.seed, index=index, stream=stream)
 
 
 def _watched(trajectory: Iterator[Tensor], display: ProgressDisplay, first: int, stop: StopFlag) -> Iterator[Tensor]:

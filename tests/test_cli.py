@@ -600,8 +600,9 @@ def test_ls(what, names, capsys):
 def test_ls_says_what_things_are(capsys):
     call("ls", "methods")
     out = capsys.readouterr().out
-    assert re.search(rf"^ftd +trajectory +experts +{re.escape(METHODS['ftd'].summary)}$", out, re.MULTILINE)
-    assert re.search(r"^random +real images +- +real images of each class", out, re.MULTILINE)
+    summary = re.escape(METHODS["ftd"].summary)
+    assert re.search(rf"^ftd +trajectory +arXiv 2211.11004 +experts +{summary}$", out, re.MULTILINE)
+    assert re.search(r"^random +real images +arXiv 2006.05929 +- +real images of each class", out, re.MULTILINE)
     call("ls", "protocols")
     assert {"mtt1000", "dsa1000", "dc300", "quick"} <= {
         line.split()[0] for line in capsys.readouterr().out.splitlines()

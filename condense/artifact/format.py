@@ -19,7 +19,8 @@ from condense.data.preprocess import Kind
 from condense.errors import ArtifactError
 
 FORMAT: Final = "condense-distilled-set"
-VERSION: Final = 1
+VERSION: Final = 2
+READABLE = (1, 2)
 MANIFEST = "manifest.json"
 DATA = "data.safetensors"
 PREVIEW = "preview.png"
@@ -28,6 +29,8 @@ IMAGE_VALUES = (
     "Network input: preprocessing.forward of pixels x, where 0 is black and 1 full intensity. "
     "preprocessing.inverse gives pixels back; synthetic ones may lie outside 0..1 and are clipped to be seen."
 )
+MOST_CELLS = 8
+"""The largest factor: decoding takes factor^2 times the memory of the stored images."""
 LabelKind = Literal["hard", "soft"]
 LABEL_VALUES: dict[LabelKind, str] = {
     "hard": "Index into classes.",
@@ -62,10 +65,15 @@ class DatasetRecord(_Record):
 
 
 class ImagesRecord(_Record):
-    """`shape` is [n, ch, h, w]; `values` says in words what a number in `images` means."""
+    """`shape` is [n, ch, h, w]; `values` says in words what a number in `images` means.
+
+    Each image is a mosaic of factor x factor smaller ones, which are enlarged to h x w to train on. Sets of version 1
+    have no factor: it is 1.
+    """
 
     shape: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
     values: str
+    factor: int = Field(1, ge=1, le=MOST_CELLS)
 
 
 class LabelsRecord(_Record):
@@ -105,7 +113,7 @@ class Manifest(_Record):
     """The content of manifest.json."""
 
     format: Literal["condense-distilled-set"]
-    format_version: Literal[1]
+    format_version: Literal[1, 2]
     method: MethodRecord
     dataset: DatasetRecord
     classes: tuple[str, ...] = Field(min_length=1)
@@ -143,9 +151,9 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
         raise ArtifactError(f"{path}: not JSON ({error}). The file is damaged; copy the set again.") from None
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise ArtifactError(f"{path}: not a distilled set of condense: the key format is not {FORMAT!r}.")
-    if head.get("format_version") != VERSION:
+    if head.get("format_version") not in READABLE:
         raise ArtifactError(
-            f"{path}: format version {head.get('format_version')!r}, but this release reads version {VERSION}. "
+            f"{path}: format version {head.get('format_version')!r}, but this release reads versions up to {VERSION}. "
             "Read it with the release of condense that wrote it, or a newer one."
         )
     try:

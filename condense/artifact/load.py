@@ -13,6 +13,7 @@ from condense.artifact.format import DATA, MANIFEST, Manifest, Payload, parse_ma
 from condense.artifact.tensors import check_tensors
 from condense.data.preprocess import Preprocessing
 from condense.errors import ArtifactError
+from condense.synthetic.types import DistilledSet
 
 MAX_MANIFEST = 64 * 2**20
 """The largest manifest that is read, in bytes: nobody writes one by accident, and parsing costs memory."""
@@ -23,11 +24,13 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
     """A distilled set as a torch Dataset of (image, label) in preprocessed space, ready for a DataLoader.
 
     `images` [n, ch, h, w] float32; `labels` int64 [n], or probabilities [n, classes] float32, as
-    torch.nn.functional.cross_entropy takes them. Real images to test on go through `preprocess`.
+    torch.nn.functional.cross_entropy takes them. Real images to test on go through `preprocess`. These are the images
+    to train on; `stored` is the set as the file has it, which differs where a stored image is a mosaic of several.
     """
 
     images: Tensor
     labels: Tensor
+    stored: DistilledSet
     preprocessing: Preprocessing
     manifest: Manifest
 
@@ -79,9 +82,12 @@ def load_artifact(folder: Path | str) -> Artifact:
     check_tensors(manifest, tensors, path)
     prefix = "preprocessing."
     fitted = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    stored = DistilledSet(tensors["images"], tensors["labels"], manifest.lr, manifest.images.factor)
+    decoded = stored.decoded()
     return Artifact(
-        images=tensors["images"],
-        labels=tensors["labels"],
+        images=decoded.images,
+        labels=decoded.labels,
+        stored=stored,
         preprocessing=Preprocessing.from_tensors(manifest.preprocessing.kind, fitted),
         manifest=manifest,
     )

@@ -81,7 +81,7 @@ def save_artifact(
         method=method,
         dataset=dataset,
         classes=tuple(classes),
-        images=ImagesRecord(shape=(n, channels, height, width), values=IMAGE_VALUES),
+        images=ImagesRecord(shape=(n, channels, height, width), values=IMAGE_VALUES, factor=distilled.factor),
         labels=LabelsRecord(kind=kind, values=LABEL_VALUES[kind]),
         preprocessing=PreprocessingRecord(kind=preprocessing.kind, forward=forward, inverse=inverse),
         lr=distilled.lr,

@@ -33,6 +33,8 @@ def check_tensors(manifest: Manifest, tensors: dict[str, Tensor], path: Path) ->
             raise ArtifactError(f"{path}: tensor {name!r} has values that are NaN or infinite.")
     if "preprocessing.std" in tensors and not bool((tensors["preprocessing.std"] > 0).all()):
         raise ArtifactError(f"{path}: tensor 'preprocessing.std' has values that are not positive.")
+    if manifest.images.factor > min(tensors["images"].shape[2:]):
+        raise ArtifactError(f"{path}: factor {manifest.images.factor} asks for more cells than an image has pixels.")
     _check_labels(tensors["labels"], len(manifest.classes), path)
 
 

@@ -1,5 +1,7 @@
 """Differentiable augmentation."""
 
-from condense.augment.dsa import DSA, FULL_STRATEGY, OPERATIONS, Record
+from condense.augment.compose import composed
+from condense.augment.cutmix import cutmix
+from condense.augment.dsa import DSA, FULL_STRATEGY, OPERATIONS, Record, apply_groups
 
-__all__ = ["DSA", "FULL_STRATEGY", "OPERATIONS", "Record"]
+__all__ = ["DSA", "FULL_STRATEGY", "OPERATIONS", "Record", "apply_groups", "composed", "cutmix"]

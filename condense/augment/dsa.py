@@ -10,7 +10,7 @@ Everything acts in the preprocessed space, so "zero" is the mean colour of the d
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -150,3 +150,21 @@ class DSA:
     def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Draw and apply, with parameters for each image."""
         return self.apply(x, self.sample(generator, x.shape[0]))
+
+    def sample_groups(self, generator: torch.Generator, groups: int) -> tuple[Record, ...]:
+        """A shared record for each group: what siamese means where a group is a class."""
+        return tuple(self.sample(generator, 1, shared=True) for _ in range(groups))
+
+
+def apply_groups(x: Tensor, records: Sequence[Record]) -> Tensor:
+    """The transform records[g] of all images x[g], x [groups, m, ch, h, w]; one call for each operator that occurs."""
+    parts, places = [], []
+    for operation in dict.fromkeys(record.operation for record in records):
+        members = [g for g, record in enumerate(records) if record.operation == operation]
+        part = x[members]
+        if operation != "none":
+            u = torch.cat([records[g].u for g in members]).repeat_interleave(x.shape[1], 0)
+            part = OPERATIONS[operation](part.flatten(0, 1), u.to(x.device, non_blocking=True)).view_as(part)
+        parts.append(part)
+        places += members
+    return torch.cat(parts)[torch.tensor(places).argsort()]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -19,7 +20,7 @@ from condense.config import Resolved, fields, rows
 from condense.data import DATASETS
 from condense.estimate import Estimate
 from condense.evaluation import Evaluation, load_protocols, paired_difference
-from condense.methods import METHODS, Problem, get_method
+from condense.methods import METHODS, Condenser, Problem, get_method
 from condense.networks import NETWORKS
 
 RECORD = ("network", "protocol", "n", "mean", "ci95", "values")
@@ -121,7 +122,7 @@ def listing(what: str, method: str | None) -> list[tuple[str, ...]]:
     match what:
         case "methods":
             return [
-                (name, cls.family, ", ".join(sorted(need.value for need in cls.needs)) or "-", cls.summary)
+                (name, cls.family, _paper(cls), ", ".join(sorted(need.value for need in cls.needs)) or "-", cls.summary)
                 for name, cls in METHODS.items()
             ]
         case "datasets":
@@ -141,6 +142,13 @@ def listing(what: str, method: str | None) -> list[tuple[str, ...]]:
     return list(fields(method).items())
 
 
+def _paper(method: type[Condenser]) -> str:
+    """Where its paper is, from the citation."""
+    found = re.search(r"(eprint|doi) = \{([^}]+)\}", method.citation)
+    assert found, method.name
+    return f"arXiv {found[2]}" if found[1] == "eprint" else f"doi {found[2]}"
+
+
 def manifest_text(manifest: Manifest) -> str:
     """A summary of a distilled set in columns."""
     n, channels, height, width = manifest.images.shape
@@ -152,7 +160,7 @@ def manifest_text(manifest: Manifest) -> str:
         [
             ("method", f"{manifest.method.name}, {manifest.method.ipc} images per class"),
             ("dataset", f"{manifest.dataset.name} ({manifest.dataset.source})"),
-            ("images", f"{n} of {channels}x{height}x{width}"),
+            ("images", f"{n} of {channels}x{height}x{width}" + _mosaics(n, manifest.images.factor)),
             ("labels", f"{manifest.labels.kind}, {len(manifest.classes)} classes: {', '.join(manifest.classes)}"),
             ("preprocessing", manifest.preprocessing.kind),
             ("learned lr", "none" if manifest.lr is None else f"{manifest.lr:.6g}"),
@@ -161,6 +169,10 @@ def manifest_text(manifest: Manifest) -> str:
             *((name, f"{payload.bytes} bytes, SHA-256 {payload.sha256}") for name, payload in manifest.payload.items()),
         ]
     )
+
+
+def _mosaics(n: int, factor: int) -> str:
+    return "" if factor == 1 else f", mosaics of {factor}x{factor}: {n * factor**2} images to train on"
 
 
 def check_rows(resolved: Resolved, problem: Problem, estimate: Estimate) -> list[tuple[str, str]]:

@@ -27,6 +27,7 @@ class Inputs:
         return self._images.shape[0]
 
     def __getitem__(self, index: Tensor) -> Tensor:
+        index = index.to(self._images.device, non_blocking=True)
         if self._whitened is not None:
             return self._whitened[index]
         return self._preprocessing(self._images[index])

@@ -6,14 +6,15 @@ Parameters are one flat vector throughout, so GSAM is six lines of vector arithm
 """
 
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from torch import Tensor
 from torch.nn import functional as F
 
 from condense import rng
-from condense.augment import DSA
+from condense.augment import DSA, composed, cutmix
 from condense.data.inputs import Inputs
 from condense.errors import NumericsError
 from condense.networks import Network
@@ -22,7 +23,12 @@ EPSILON = 1e-12
 
 
 class ExpertPlan(BaseModel):
-    """How an expert is trained. Two experts with the same plan, data, network, seed and index are the same bits."""
+    """How an expert is trained. Two experts with the same plan, data, network, seed and index are the same bits.
+
+    The learning rate is multiplied by `decay_factor` before each of the epochs `decay_epochs` (0 is the first). Each
+    image gets one operator of `dsa`, or with `composed` several (`condense.augment.composed`); then, with probability
+    `cutmix`, a batch is mixed (`condense.augment.cutmix`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,10 +36,25 @@ class ExpertPlan(BaseModel):
     lr: float = Field(gt=0)
     batch: int = Field(ge=1)
     momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
     rho: float = Field(0.0, ge=0)
     alpha: float = Field(0.0, ge=0)
     adaptive: bool = True
+    decay_epochs: Annotated[tuple[int, ...], PlainSerializer(list)] = ()
+    decay_factor: float = Field(1.0, gt=0)
     dsa: str = "none"
+    composed: bool = False
+    cutmix: float = Field(0.0, ge=0, le=1)
+
+
+def sgd_step(
+    theta: Tensor, gradient: Tensor, velocity: Tensor, *, lr: float, momentum: float = 0.0, weight_decay: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """theta and velocity [P] after a step of heavy-ball SGD: v <- momentum v + g + weight_decay theta; theta - lr v."""
+    if weight_decay:
+        gradient = gradient + weight_decay * theta
+    velocity = momentum * velocity + gradient
+    return theta - lr * velocity, velocity
 
 
 def gsam_direction(
@@ -69,25 +90,29 @@ def train_expert(
     GSAM's gradients see it. Every draw has an address, so expert `index` does not depend on the experts before it.
     Raises NumericsError after an epoch that ends with parameters that are not finite.
     """
-    augmentation = DSA(plan.dsa)
+    stages = composed(plan.dsa) if plan.composed else (DSA(plan.dsa),)
     theta = network.init(seed, f"{stream}.init", index)
     yield theta.clone()
-    velocity: Tensor | None = None
+    velocity = torch.zeros_like(theta)
     for epoch in range(plan.epochs):
         draws = rng.generator(seed, f"{stream}.{index}.epoch", epoch)
         order = torch.randperm(len(inputs), generator=draws).to(theta.device)
+        lr = plan.lr * plan.decay_factor ** sum(epoch >= decay for decay in plan.decay_epochs)
         for rows in order.split(plan.batch):
-            x, y = augmentation.augment(inputs[rows], draws), labels[rows]
+            x, y = inputs[rows], labels[rows]
+            for stage in stages:
+                x = stage.augment(x, draws)
+            if plan.cutmix:
+                x, y = cutmix(x, y, network.classes, draws, plan.cutmix)
 
             def gradient(point: Tensor, x: Tensor = x, y: Tensor = y) -> Tensor:
                 point = point.detach().requires_grad_()
                 return torch.autograd.grad(F.cross_entropy(network.logits(point, x), y), point)[0]
 
             direction = gsam_direction(gradient, theta, plan.rho, plan.alpha, plan.adaptive)
-            if plan.momentum:
-                velocity = direction if velocity is None else plan.momentum * velocity + direction
-                direction = velocity
-            theta = theta - plan.lr * direction
+            theta, velocity = sgd_step(
+                theta, direction, velocity, lr=lr, momentum=plan.momentum, weight_decay=plan.weight_decay
+            )
         if not bool(theta.isfinite().all()):
             raise NumericsError(
                 f"{stream} {index}, epoch {epoch + 1}: parameters are not finite. Nothing of it is kept. "

@@ -1,6 +1,6 @@
 """The condensers, by name. Importing a method's module registers it."""
 
-from condense.methods import ftd, herding, kcenter, kmeans, mtt, random
+from condense.methods import atom, datadam, dc, dm, dsa, ftd, herding, idc, idm, kcenter, kmeans, mtt, ncfm, random
 from condense.methods.base import (
     METHODS,
     Condenser,
@@ -10,6 +10,7 @@ from condense.methods.base import (
     Need,
     Problem,
     TeacherConfig,
+    Work,
     get_method,
     list_methods,
 )
@@ -23,12 +24,21 @@ __all__ = [
     "Need",
     "Problem",
     "TeacherConfig",
+    "Work",
+    "atom",
+    "datadam",
+    "dc",
+    "dm",
+    "dsa",
     "ftd",
     "get_method",
     "herding",
+    "idc",
+    "idm",
     "kcenter",
     "kmeans",
     "list_methods",
     "mtt",
+    "ncfm",
     "random",
 ]

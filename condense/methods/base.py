@@ -4,9 +4,10 @@ A condenser is given a `Problem` (real data, network, experts, randomness by add
 `State`. It never sees the loop, the run folder, a tracker or the evaluator.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -16,12 +17,12 @@ from torch.nn import functional as F
 
 from condense import rng
 from condense.augment import DSA
-from condense.data import Preprocessing, RealData
+from condense.data import Inputs, Preprocessing, RealData
 from condense.errors import ConfigError, NumericsError, unknown
 from condense.experts import ExpertPlan, TrajectoryStore
 from condense.files import AbsolutePath
 from condense.networks import Network
-from condense.synthetic import DistilledSet, State
+from condense.synthetic import DistilledSet, State, class_members
 
 Metrics = dict[str, float]
 
@@ -31,6 +32,7 @@ class Need(Enum):
 
     EXPERTS = "experts"  # problem.experts: a store of trajectories, trained as config.expert_plan says
     TEACHER = "teacher"  # problem.teacher: parameters of one network trained on the real data
+    EMBEDDING = "embedding"  # problem.network ends in a Linear layer, whose input is the embedding
 
 
 class MethodConfig(BaseModel):
@@ -39,6 +41,23 @@ class MethodConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     iterations: int = Field(0, ge=0, description="updates of the synthetic set")
+
+    def work(self, classes: int, ipc: int) -> Sequence["Work"]:  # noqa: ARG002
+        """What one iteration computes, for estimates of time and memory."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """So many passes, forward and backward, of the network over batches of `batch` images.
+
+    `vectors` parameter vectors and the graphs of `graphs` passes are held in memory at a time.
+    """
+
+    batch: int
+    passes: float
+    vectors: int = 4
+    graphs: float = 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,16 @@ class Problem:
     @property
     def device(self) -> torch.device:
         return self.data.train.images.device
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The real training images as the network sees them."""
+        return Inputs(self.data.train, self.preprocessing)
+
+    @cached_property
+    def members(self) -> list[Tensor]:
+        """The row numbers of each class's training images."""
+        return class_members(self.data.train.labels, self.data.num_classes)
 
     def rng(self, stream: str, iteration: int = 0) -> torch.Generator:
         """The generator of the draw (seed, stream, iteration)."""

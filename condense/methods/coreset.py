@@ -7,7 +7,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from condense.data import Inputs
 from condense.methods.base import MethodConfig, Metrics, Need, Problem, TeacherConfig
 from condense.synthetic import DistilledSet, State, hard_labels
 
@@ -57,7 +56,7 @@ class EmbeddedCoreset(Coreset):
     """
 
     Config: ClassVar[type[MethodConfig]] = EmbeddedCoresetConfig
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TEACHER})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TEACHER, Need.EMBEDDING})
 
     def choose(self, features: Tensor, ipc: int, seed: int) -> Tensor:
         """`ipc` different rows of one class's features [n, d]."""
@@ -65,15 +64,15 @@ class EmbeddedCoreset(Coreset):
 
     def pick(self, problem: Problem) -> Tensor:
         assert problem.teacher is not None
-        inputs, labels = Inputs(problem.data.train, problem.preprocessing), problem.data.train.labels
         rows = []
-        for c in range(problem.data.num_classes):
-            members = torch.nonzero(labels == c).flatten()
+        for c, members in enumerate(problem.members):
             with torch.inference_mode():
-                features = torch.cat([problem.network.embed(problem.teacher, inputs[b]) for b in members.split(BATCH)])
+                features = torch.cat(
+                    [problem.network.embed(problem.teacher, problem.inputs[b]) for b in members.split(BATCH)]
+                )
             seed = int(torch.randint(2**31, (), generator=problem.rng("coreset", c)))
             chosen = self.choose(features.double().cpu(), problem.ipc, seed)
-            rows.append(members[chosen.to(members.device)])
+            rows.append(members[chosen])
         return torch.cat(rows)
 
 

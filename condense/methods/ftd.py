@@ -15,9 +15,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from condense.experts import ExpertPlan
-from condense.methods.base import MethodConfig, Metrics, Problem, register
+from condense.methods.base import MethodConfig, register
 from condense.methods.mtt import MTT, MTTConfig
-from condense.synthetic import DistilledSet, State
 
 
 class FTDConfig(MTTConfig):
@@ -40,7 +39,7 @@ class FTDConfig(MTTConfig):
 
 
 @register
-class FTD(MTT):
+class FTD(MTT[FTDConfig]):
     name: ClassVar[str] = "ftd"
     summary: ClassVar[str] = "MTT with flat-minima (GSAM) experts and the moving average of the images"
     citation: ClassVar[str] = """@inproceedings{du2023ftd,
@@ -48,24 +47,3 @@ class FTD(MTT):
   author = {Du, Jiawei and Jiang, Yidi and Tan, Vincent Y. F. and Zhou, Joey Tianyi and Li, Haizhou},
   booktitle = {CVPR}, year = {2023}, eprint = {2211.11004}, archivePrefix = {arXiv}}"""
     Config: ClassVar[type[MethodConfig]] = FTDConfig
-
-    def __init__(self, config: MethodConfig) -> None:
-        super().__init__(config)
-        assert isinstance(config, FTDConfig)
-        self.ema_decay = config.ema_decay
-
-    def init(self, problem: Problem) -> State:
-        state = super().init(problem)
-        if self.ema_decay:
-            state["ema"] = state["images"].clone()
-        return state
-
-    def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
-        metrics = super().step(state, problem, iteration)
-        if self.ema_decay:
-            state["ema"].mul_(self.ema_decay).add_(state["images"], alpha=1 - self.ema_decay)
-        return metrics
-
-    def distilled(self, state: State) -> DistilledSet:
-        last = super().distilled(state)
-        return DistilledSet(state["ema"], last.labels, last.lr) if self.ema_decay else last

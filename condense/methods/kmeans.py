@@ -1,17 +1,16 @@
 """k-means: the real image nearest to each of ipc cluster centres.
 
-The strongest real-image baseline of DC-BENCH (Cui et al., NeurIPS 2022, arXiv 2207.09639). Per class, k-means++ with 3
-restarts and at most 300 rounds on the embeddings; each centre in turn takes the nearest image not yet taken.
+The strongest real-image baseline of DC-BENCH (Cui et al., NeurIPS 2022, arXiv 2207.09639). Per class, k-means on
+the embeddings; each centre in turn takes the nearest image not yet taken.
 """
 
 from typing import ClassVar
 
-import torch
-from sklearn.cluster import KMeans as SklearnKMeans
 from torch import Tensor
 
 from condense.methods.base import register
 from condense.methods.coreset import EmbeddedCoreset
+from condense.synthetic import nearest_to_centres
 
 
 @register
@@ -24,10 +23,4 @@ class KMeans(EmbeddedCoreset):
   booktitle = {NeurIPS Datasets and Benchmarks}, year = {2022}, eprint = {2207.09639}, archivePrefix = {arXiv}}"""
 
     def choose(self, features: Tensor, ipc: int, seed: int) -> Tensor:
-        fitted = SklearnKMeans(n_clusters=ipc, n_init=3, random_state=seed).fit(features.numpy())
-        distances = torch.cdist(torch.from_numpy(fitted.cluster_centers_).to(features), features)
-        chosen: list[int] = []
-        for row in distances:
-            row[chosen] = torch.inf
-            chosen.append(int(row.argmin()))
-        return torch.tensor(chosen)
+        return nearest_to_centres(features, ipc, seed)

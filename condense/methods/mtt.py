@@ -11,25 +11,27 @@ The derivative is exact, through all N steps.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from condense.experts import ExpertPlan
-from condense.methods.base import ExpertConfig, MethodConfig, Metrics, Need, Problem, check_finite, register
+from condense.methods.base import ExpertConfig, MethodConfig, Metrics, Need, Problem, Work, check_finite, register
+from condense.methods.learned import Learned, LearnedConfig
 from condense.objectives import normalised_distance
-from condense.synthetic import DistilledSet, Initial, State, hard_labels, initial_images, sgd_
+from condense.synthetic import DistilledSet, State, sgd_
 from condense.unroll import ENGINES, InnerRun, InnerStep
 
 LOG_LR_RANGE = (math.log(1e-6), math.log(1e3))
 """Far beyond any rate that trains; without it one huge step could take exp(log_lr) to 0 or infinity for good."""
 
 
-class MTTConfig(ExpertConfig):
+class MTTConfig(LearnedConfig, ExpertConfig):
     """Hyper-parameters of MTT. N, M and T of the paper are syn_steps, expert_epochs and max_start_epoch."""
 
     iterations: int = Field(5000, ge=0, description="updates of the synthetic set")
@@ -37,12 +39,10 @@ class MTTConfig(ExpertConfig):
     expert_epochs: int = Field(2, ge=1, description="M: expert epochs that the inner steps should cover")
     max_start_epoch: int = Field(20, ge=1, description="T: segments start at epochs 0 .. T-1")
     lr_img: float = Field(100.0, gt=0, description="learning rate of the images")
-    momentum_img: float = Field(0.5, ge=0, lt=1, description="momentum of the images")
     lr_lr: float = Field(1e-5, ge=0, description="learning rate of the inner learning rate")
     momentum_lr: float = Field(0.5, ge=0, lt=1, description="momentum of the inner learning rate")
     lr_teacher: float = Field(0.01, ge=1e-6, le=1e3, description="the inner learning rate at the start")
-    batch_syn: int | None = Field(None, ge=1, description="images in an inner step; none: the whole set")
-    init: Initial = Field("real", description="where the images start")
+    batch_syn: int | None = Field(None, ge=1, description="stored images in an inner step; none: the whole set")
     unroll: Literal["adjoint", "graph", "higher"] = Field("adjoint", description="how the inner run is differentiated")
 
     def expert_plan(self, dsa: str) -> ExpertPlan:
@@ -55,6 +55,14 @@ class MTTConfig(ExpertConfig):
             dsa=dsa,
         )
 
+    def work(self, classes: int, ipc: int) -> Sequence[Work]:
+        n, steps = classes * ipc, self.syn_steps
+        vectors, graphs = (steps + 2, 4) if self.unroll == "adjoint" else (3 * steps, 4 * steps)
+        return (Work(min(self.batch_syn or n, n) * self.views, 4 * steps, vectors, graphs),)
+
+
+M = TypeVar("M", bound=MTTConfig)
+
 
 def inner_batches(n: int, batch: int | None, draws: torch.Generator) -> Iterator[Tensor]:
     """Row numbers of one mini-batch after another, without end.
@@ -66,8 +74,13 @@ def inner_batches(n: int, batch: int | None, draws: torch.Generator) -> Iterator
         yield from reversed(torch.randperm(n, generator=draws).split(batch or n))
 
 
+def views_of(rows: Tensor, views: int) -> Tensor:
+    """The row numbers of all views of the stored images `rows`: an image and its mirror image share a mini-batch."""
+    return (rows[:, None] * views + torch.arange(views)).flatten()
+
+
 @register
-class MTT:
+class MTT(Learned[M]):
     name: ClassVar[str] = "mtt"
     family: ClassVar[str] = "trajectory"
     summary: ClassVar[str] = "match segments of expert training trajectories, through the exact unrolled gradient"
@@ -78,47 +91,32 @@ class MTT:
     Config: ClassVar[type[MethodConfig]] = MTTConfig
     needs: ClassVar[frozenset[Need]] = frozenset({Need.EXPERTS})
 
-    def __init__(self, config: MethodConfig) -> None:
-        assert isinstance(config, MTTConfig)
-        self.config = config
-
     def init(self, problem: Problem) -> State:
-        """Images, labels and the logarithm of the inner learning rate a, with their momenta."""
-        images = initial_images(
-            self.config.init,
-            problem.data.train,
-            problem.preprocessing,
-            classes=problem.data.num_classes,
-            ipc=problem.ipc,
-            draws=problem.rng("init.images"),
-        )
-        log_lr = torch.tensor(math.log(self.config.lr_teacher), dtype=images.dtype, device=images.device)
-        return {
-            "images": images,
-            "images.momentum": torch.zeros_like(images),
-            "labels": hard_labels(problem.data.num_classes, problem.ipc, images.device),
-            "log_lr": log_lr,
-            "log_lr.momentum": torch.zeros_like(log_lr),
-        }
+        """The images, and the logarithm of the inner learning rate a with its momentum."""
+        state = super().init(problem)
+        state["log_lr"] = state["images"].new_tensor(math.log(self.config.lr_teacher))
+        state["log_lr.momentum"] = torch.zeros_like(state["log_lr"])
+        return state
 
     def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
         c = self.config
         start, target, epoch = self.segment(problem, iteration)
+        stored = state["images"].detach().requires_grad_()
+        images = self.expand(stored)
         lr = state["log_lr"].exp()
         run = InnerRun(
             inner_loss=problem.inner_loss,
             outer_loss=lambda end: normalised_distance(end, start, target),
             start=start,
-            images=state["images"],
-            labels=state["labels"],
+            images=images.detach(),
+            labels=state["labels"].repeat_interleave(c.views, 0),
             lr=lr,
-            steps=self.inner_steps(len(state["images"]), problem, iteration),
+            steps=self.inner_steps(len(stored), problem, iteration),
         )
         unrolled = ENGINES[c.unroll](run)
-        check_finite(
-            self.name, iteration, {"loss": unrolled.loss, "gradient": unrolled.images, "gradient of lr": unrolled.lr}
-        )
-        sgd_(state, "images", unrolled.images, lr=c.lr_img, momentum=c.momentum_img)
+        (gradient,) = torch.autograd.grad(images, stored, unrolled.images)
+        check_finite(self.name, iteration, {"loss": unrolled.loss, "gradient": gradient, "gradient of lr": unrolled.lr})
+        self.update_images(state, gradient)
         # a = exp(log_lr) stays positive. d/dlog_lr = a d/da, and lr_lr / lr_teacher^2 makes the step of a equal to the
         # published one, lr_lr d/da, where a is at its first value.
         sgd_(state, "log_lr", unrolled.lr * lr, lr=c.lr_lr / c.lr_teacher**2, momentum=c.momentum_lr)
@@ -141,11 +139,11 @@ class MTT:
         batches = inner_batches(n, self.config.batch_syn, draws)
         steps = []
         for _ in range(self.config.syn_steps):
-            index = next(batches)
+            index = views_of(next(batches), self.config.views)
             record = problem.augmentation.sample(draws, len(index))
             replay = partial(problem.augmentation.apply, record=record)
             steps.append(InnerStep(index.to(problem.device, non_blocking=True), replay))
         return steps
 
     def distilled(self, state: State) -> DistilledSet:
-        return DistilledSet(state["images"], state["labels"], float(state["log_lr"].exp()))
+        return replace(super().distilled(state), lr=float(state["log_lr"].exp()))

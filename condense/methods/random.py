@@ -20,6 +20,4 @@ class Random(Coreset):
   note = {the baseline as this paper defines it}}"""
 
     def pick(self, problem: Problem) -> Tensor:
-        return sample_per_class(
-            problem.data.train.labels, problem.data.num_classes, problem.ipc, problem.rng("init.images")
-        )
+        return sample_per_class(problem.members, problem.ipc, problem.rng("init.images"))

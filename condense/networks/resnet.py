@@ -5,7 +5,6 @@ from typing import Literal
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from condense.networks.options import Options
 from condense.networks.parts import channel_norm
@@ -35,8 +34,11 @@ class Block(nn.Module):
         if stride != 1 or channels != width:
             self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), channel_norm(norm, width))
 
+        self.activation = nn.ReLU()
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.residual(x) + self.shortcut(x))
+        y: Tensor = self.activation(self.residual(x) + self.shortcut(x))
+        return y
 
 
 class ResNet18(nn.Module):

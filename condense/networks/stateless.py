@@ -1,16 +1,22 @@
 """A network as a function of one flat parameter vector."""
 
 import copy
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 from torch.nn.utils import parameters_to_vector
+from torch.utils._pytree import tree_map
 
 from condense import rng
 from condense.errors import ConfigError
-from condense.networks.exact import stateless
+from condense.networks.exact import BatchNorm, stateless
 from condense.networks.registry import canonical, create
+
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid)
+Out = TypeVar("Out")
 
 
 class Network:
@@ -50,6 +56,7 @@ class Network:
         self._shapes = {name: p.shape for name, p in self._module.named_parameters()}
         self._sizes = [shape.numel() for shape in self._shapes.values()]
         self._body, self._body_names = _headless(self._module, classes)
+        self._activations = _activations(self._body) if self._body is not None else []
 
     @property
     def num_parameters(self) -> int:
@@ -92,6 +99,41 @@ class Network:
         features: Tensor = functional_call(self._body, {name: parameters[name] for name in self._body_names}, (x,))
         return features
 
+    def features(self, theta: Tensor, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The maps [n, c, h, w] that each activation puts out, in the order they run, and the embedding [n, d].
+
+        Only activations after a convolution, and only maps of more than one position: after a Linear layer the channels
+        are last, and what has one position is most often the gate of a squeeze-and-excitation. A network without such
+        activations, or that calls functions in their place, has no maps.
+
+        Raises:
+            ConfigError: as `embed`.
+        """
+        maps: list[Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            if output.shape[2:].numel() > 1:
+                maps.append(output)
+
+        handles = [module.register_forward_hook(keep) for module in self._activations]
+        try:
+            embedding = self.embed(theta, x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return maps, embedding
+
+    def by_group(self, function: Callable[[Tensor], Out], x: Tensor) -> Out:
+        """function(x[g]) for each group of x [groups, n, ...], in one go; every result gets the groups in front.
+
+        `function` maps images [n, ...] to tensors [n, ...] by way of this network. Where no image sees another all
+        groups are one batch; batch normalisation keeps to its group.
+        """
+        if any(isinstance(module, BatchNorm) for module in self._module.modules()):
+            grouped: Out = vmap(function)(x)
+            return grouped
+        return tree_map(lambda out: out.unflatten(0, x.shape[:2]), function(x.flatten(0, 1)))  # type: ignore[no-any-return]
+
     def _create(self) -> nn.Module:
         return create(self.name, channels=self.channels, size=self.size, classes=self.classes)
 
@@ -104,3 +146,15 @@ def _headless(module: nn.Module, classes: int) -> tuple[nn.Module | None, list[s
     body = copy.deepcopy(module)
     body.set_submodule(linear[-1][0], nn.Identity())
     return body, [name for name, _ in body.named_parameters()]
+
+
+def _activations(body: nn.Module) -> list[nn.Module]:
+    """The activations whose nearest layer with weights before them, in the order of `modules()`, is a convolution."""
+    found: list[nn.Module] = []
+    after_convolution = False
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            after_convolution = isinstance(module, nn.Conv2d)
+        elif after_convolution and isinstance(module, ACTIVATIONS):
+            found.append(module)
+    return found

@@ -1,5 +1,19 @@
-"""Matching losses: tensors in, tensors out."""
+"""What condensers minimise: pure functions of tensors, one file per family."""
 
+from condense.objectives.attention import channel_attention, spatial_attention
+from condense.objectives.characteristic import characteristic_distance, characteristic_function
+from condense.objectives.distribution import mean_distance
+from condense.objectives.gradient import cosine_distance, row_distance, squared_distance
 from condense.objectives.trajectory import normalised_distance
 
-__all__ = ["normalised_distance"]
+__all__ = [
+    "channel_attention",
+    "characteristic_distance",
+    "characteristic_function",
+    "cosine_distance",
+    "mean_distance",
+    "normalised_distance",
+    "row_distance",
+    "spatial_attention",
+    "squared_distance",
+]

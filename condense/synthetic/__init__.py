@@ -1,16 +1,33 @@
 """What is optimised: where a synthetic set starts, how it moves, and the set a condenser hands over."""
 
-from condense.synthetic.initial import INITIAL, Initial, hard_labels, initial_images, sample_per_class
-from condense.synthetic.optimiser import State, sgd_
+from condense.synthetic.initial import (
+    INITIAL,
+    Initial,
+    class_members,
+    hard_labels,
+    initial_images,
+    nearest_to_centres,
+    sample_per_class,
+)
+from condense.synthetic.optimiser import State, adam_, sgd_
+from condense.synthetic.pixels import clamp_to_pixels
 from condense.synthetic.types import DistilledSet
+from condense.synthetic.views import decode, encode, with_mirror
 
 __all__ = [
     "INITIAL",
     "DistilledSet",
     "Initial",
     "State",
+    "adam_",
+    "clamp_to_pixels",
+    "class_members",
+    "decode",
+    "encode",
     "hard_labels",
     "initial_images",
+    "nearest_to_centres",
     "sample_per_class",
     "sgd_",
+    "with_mirror",
 ]

@@ -4,18 +4,27 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from condense.synthetic.views import decode
+
 
 @dataclass(frozen=True)
 class DistilledSet:
-    """A synthetic set, ready to train on.
+    """A synthetic set as it is stored.
 
     `images` [n, ch, h, w] float32 in the preprocessed (normalised or whitened) space; `labels` [n] int64 for hard
     labels or [n, classes] float32 probabilities for soft ones; `lr` the learned inner learning rate, if there is one.
+    Each stored image holds factor^2 images to train on.
     """
 
     images: Tensor
     labels: Tensor
     lr: float | None = None
+    factor: int = 1
 
     def __len__(self) -> int:
         return self.images.shape[0]
+
+    def decoded(self) -> "DistilledSet":
+        """The images [n factor^2, ch, h, w] to train on, with their labels."""
+        labels = self.labels.repeat_interleave(self.factor**2, 0)
+        return DistilledSet(decode(self.images, self.factor), labels, self.lr)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,17 @@ def test_documented_preprocessing_is_ours(tmp_path: Path, documented: dict[str, 
     images = torch.randint(256, (5, 3, 4, 5), dtype=torch.uint8, generator=generator(0, "images"))
     theirs = documented["preprocess"](images / 255, safetensors.torch.load_file(folder / "data.safetensors"))
     torch.testing.assert_close(theirs, load_artifact(folder).preprocess(images))
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_documented_mosaics_are_ours(tmp_path: Path, documented: dict[str, Any], factor: int) -> None:
+    made = example()
+    folder = save(tmp_path / "set", replace(made, distilled=replace(made.distilled, factor=factor)))
+    info = json.loads((folder / "manifest.json").read_text())
+    images, labels = documented["training_set"](info, safetensors.torch.load_file(folder / "data.safetensors"))
+    ours = load_artifact(folder)
+    torch.testing.assert_close(images, ours.images)
+    assert torch.equal(labels, ours.labels)
 
 
 @pytest.mark.parametrize("channels, size", [(1, 8), (1, 28), (3, 32), (3, 64)])

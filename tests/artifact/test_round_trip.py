@@ -35,9 +35,23 @@ def test_every_bit_comes_back(tmp_path: Path, kind: str, channels: int, soft: bo
     torch.testing.assert_close(artifact.preprocess((made.pixels * 255).round().byte()), artifact.images)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_mosaics_are_stored_and_their_cells_trained_on(tmp_path: Path, soft: bool) -> None:
+    made = example(soft=soft)
+    made = replace(made, distilled=replace(made.distilled, factor=2))
+    artifact = load_artifact(save(tmp_path / "set", made))
+    assert artifact.manifest.images.factor == 2 and artifact.manifest.images.shape == (6, 3, 4, 5)
+    assert torch.equal(artifact.stored.images, made.distilled.images)
+    assert len(artifact) == 24 and artifact.images.shape == (24, 3, 4, 5)
+    corner = made.distilled.images[1, :, 2:, :3]  # the third cell of the second mosaic: lower left, the wider column
+    expected = torch.nn.functional.interpolate(corner[None], (4, 5), mode="bilinear")[0]
+    torch.testing.assert_close(artifact.images[6], expected)
+    assert torch.equal(artifact.labels[4:8], made.distilled.labels[1:2].expand_as(artifact.labels[4:8]))
+
+
 def test_manifest_says_what_the_set_is(artifact_folder: Path) -> None:
     manifest = json.loads((artifact_folder / "manifest.json").read_text(encoding="utf-8"))
-    assert (manifest["format"], manifest["format_version"]) == ("condense-distilled-set", 1)
+    assert (manifest["format"], manifest["format_version"]) == ("condense-distilled-set", 2)
     assert manifest["method"] == {"name": "ftd", "ipc": 2, "citation": "Du et al., 2023"}
     assert manifest["dataset"]["sha256"] == "ab" * 32
     assert manifest["images"]["shape"] == [6, 3, 4, 5] and manifest["labels"]["kind"] == "hard"

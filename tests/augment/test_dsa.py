@@ -5,7 +5,7 @@ import pytest
 import torch
 from oracles import dsa as oracle
 
-from condense.augment import DSA, FULL_STRATEGY, OPERATIONS, Record
+from condense.augment import DSA, FULL_STRATEGY, OPERATIONS, Record, apply_groups
 from condense.errors import ConfigError
 from condense.rng import generator
 
@@ -261,3 +261,83 @@ def test_every_image_depends_on_itself_alone(name):
     record = DSA(name).sample(generator(6, "draw"), 3)
     (gradient,) = torch.autograd.grad(DSA(name).apply(x, record)[1].sum(), x)
     assert gradient[0].count_nonzero() == gradient[2].count_nonzero() == 0 < gradient[1].count_nonzero()
+
+
+# one record for each group
+
+
+def groups_by_loop(x, records, augmentation=None):
+    augmentation = augmentation or DSA(FULL_STRATEGY)
+    return torch.stack([augmentation.apply(group, record) for group, record in zip(x, records, strict=True)])
+
+
+def test_groups_draw_shared_records_of_their_own():
+    records = DSA(FULL_STRATEGY).sample_groups(generator(0, "groups"), 200)
+    assert len(records) == 200 and {record.operation for record in records} == set(OPERATIONS)
+    assert all(record.u.shape == (1, 3) for record in records)
+    assert len({tuple(record.u[0].tolist()) for record in records}) == 200
+
+
+def test_groups_are_drawn_one_after_another():
+    draws = generator(0, "groups")
+    one_by_one = [DSA(FULL_STRATEGY).sample(draws, 1, shared=True) for _ in range(5)]
+    records = DSA(FULL_STRATEGY).sample_groups(generator(0, "groups"), 5)
+    assert [record.operation for record in records] == [record.operation for record in one_by_one]
+    assert all(torch.equal(a.u, b.u) for a, b in zip(records, one_by_one, strict=True))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_groups_of_one_operator_equal_the_loop_over_groups(name, shape):
+    x = images(15, shape).unflatten(0, (5, 3))
+    records = DSA(name).sample_groups(generator(7, name), 5)
+    grouped = apply_groups(x, records)
+    assert grouped.shape == x.shape
+    torch.testing.assert_close(grouped, groups_by_loop(x, records), rtol=1e-12, atol=1e-12)
+
+
+def test_groups_of_mixed_operators_keep_their_places():
+    x = images(16).unflatten(0, (8, 2))
+    u = torch.rand(8, 1, 3, generator=generator(7, "u"))
+    names = ["flip", "rotate", "none", "crop", "flip", "color", "none", "scale"]
+    records = [Record(name, numbers) for name, numbers in zip(names, u, strict=True)]
+    before = x.clone()
+    grouped = apply_groups(x, records)
+    torch.testing.assert_close(grouped, groups_by_loop(x, records), rtol=1e-12, atol=1e-12)
+    assert torch.equal(grouped[2], x[2]) and torch.equal(grouped[6], x[6])
+    assert torch.equal(x, before)
+
+
+def test_all_images_of_a_group_get_the_transform_of_their_group():
+    """Against the oracle, with nothing but the group's three numbers."""
+    x = images(12).unflatten(0, (6, 2))
+    u = torch.rand(6, 1, 3, dtype=torch.float64, generator=generator(8, "u"))
+    records = [Record(name, numbers) for name, numbers in zip(OPERATIONS, u, strict=True)]
+    for group, record, transformed in zip(x, records, apply_groups(x, records), strict=True):
+        for image, result in zip(group, transformed, strict=True):
+            expected = oracle.OPERATIONS[record.operation](image.numpy(), record.u[0].tolist())
+            np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_two_sets_of_other_sizes_get_the_same_transforms():
+    """What siamese means: real and synthetic images of a class, one record."""
+    real, synthetic = images(20).unflatten(0, (4, 5)), images(4).unflatten(0, (4, 1))
+    records = DSA(FULL_STRATEGY).sample_groups(generator(9, "groups"), 4)
+    together = apply_groups(torch.cat([real, synthetic], 1), records)
+    torch.testing.assert_close(together[:, :5], apply_groups(real, records), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(together[:, 5:], apply_groups(synthetic, records), rtol=1e-12, atol=1e-12)
+
+
+def test_groups_without_a_strategy_stay():
+    x = images(6).unflatten(0, (3, 2))
+    assert torch.equal(apply_groups(x, DSA("none").sample_groups(generator(0, "groups"), 3)), x)
+
+
+def test_groups_are_differentiable_and_apart():
+    x = images(6, (2, 5, 5)).unflatten(0, (3, 2)).requires_grad_()
+    u = torch.rand(3, 1, 3, generator=generator(10, "u"))
+    records = [Record(name, numbers) for name, numbers in zip(("color", "rotate", "color"), u, strict=True)]
+    assert torch.autograd.gradcheck(lambda x: apply_groups(x, records), (x,))
+    (gradient,) = torch.autograd.grad(apply_groups(x, records)[2, 1].square().sum(), x)
+    touched = gradient.flatten(2).any(2)
+    assert torch.equal(touched, torch.tensor([[False, False], [False, False], [False, True]]))

@@ -1,15 +1,29 @@
 """Expert training against torch's optimiser, and what makes an expert reproducible alone."""
 
+import json
 from itertools import pairwise
 
 import pytest
 import torch
 from pydantic import ValidationError
-from small_experts import BATCH, CONVNET, N, batches, flat, inputs_and_labels, network, same_module, snapshots
+from small_experts import (
+    BATCH,
+    CONVNET,
+    ON,
+    SEED,
+    N,
+    batches,
+    flat,
+    inputs_and_labels,
+    network,
+    same_module,
+    snapshots,
+)
 from torch.nn import functional as F
 
-from condense.augment import FULL_STRATEGY
+from condense.augment import DSA, FULL_STRATEGY, cutmix
 from condense.experts import ExpertPlan
+from condense.rng import generator
 
 
 class Watched:
@@ -39,6 +53,52 @@ def test_is_torchs_sgd_on_the_same_batches(dsa, momentum):
             F.cross_entropy(module(x), y).backward()
             optimiser.step()
         torch.testing.assert_close(theta, flat(module), rtol=1e-11, atol=1e-13)
+
+
+def test_is_torchs_sgd_with_weight_decay_and_a_falling_rate():
+    """MultiStepLR, which steps after each epoch: at its milestone 2 the epochs 2, 3, ... have the lower rate."""
+    module = same_module(1)
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [2, 3], gamma=0.2)
+    plan = {"epochs": 5, "momentum": 0.9, "weight_decay": 0.01, "decay_epochs": (2, 3), "decay_factor": 0.2}
+    for epoch, theta in enumerate(list(snapshots(1, **plan))[1:]):
+        for x, y in batches(1, epoch):
+            optimiser.zero_grad()
+            F.cross_entropy(module(x), y).backward()
+            optimiser.step()
+        schedule.step()
+        torch.testing.assert_close(theta, flat(module), rtol=1e-11, atol=1e-13)
+
+
+def mixed_batches(index, epoch, probability):
+    """The batches of an expert with colour, then crop, then CutMix."""
+    inputs, labels = inputs_and_labels()
+    draws = generator(SEED, f"expert.{index}.epoch", epoch)
+    for rows in torch.randperm(N, generator=draws).split(BATCH):
+        x = DSA("color").augment(inputs[rows], draws)
+        x = DSA("crop").augment(x, draws)
+        yield cutmix(x, labels[rows], ON["classes"], draws, probability)
+
+
+def test_composed_operators_and_cutmix_are_applied_in_this_order():
+    module, mixed = same_module(2), 0
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
+    plan = {"dsa": "color_crop", "composed": True, "cutmix": 0.5}
+    for epoch, theta in enumerate(list(snapshots(2, **plan))[1:]):
+        for x, y in mixed_batches(2, epoch, 0.5):
+            mixed += bool((y.max(1).values < 1).any())
+            optimiser.zero_grad()
+            F.cross_entropy(module(x), y).backward()
+            optimiser.step()
+        torch.testing.assert_close(theta, flat(module), rtol=1e-11, atol=1e-13)
+    assert 0 < mixed < 9  # of nine batches
+
+
+def test_a_plan_is_the_same_after_json():
+    """A store compares the plan in its manifest with the one it is asked for."""
+    plan = ExpertPlan(epochs=6, lr=0.1, batch=4, decay_epochs=(4, 5), decay_factor=0.2)
+    assert json.loads(json.dumps(plan.model_dump())) == plan.model_dump()
+    assert ExpertPlan(**plan.model_dump()) == plan
 
 
 def test_snapshots_are_the_start_and_one_for_each_epoch():
@@ -87,7 +147,8 @@ def test_two_experts_at_once_do_not_disturb_each_other():
 
 def test_a_longer_expert_begins_like_a_shorter_one():
     """So a store of more epochs serves a run that needs fewer."""
-    short, long = list(snapshots(epochs=2, momentum=0.9)), list(snapshots(epochs=4, momentum=0.9))
+    plan = {"momentum": 0.9, "decay_epochs": (1, 3), "decay_factor": 0.5, "cutmix": 0.5}
+    short, long = list(snapshots(epochs=2, **plan)), list(snapshots(epochs=4, **plan))
     assert all(torch.equal(a, b) for a, b in zip(short, long, strict=False))
 
 
@@ -115,7 +176,18 @@ def test_training_lowers_the_loss():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"lr": 0.0}, {"batch": 0}, {"momentum": 1.0}, {"rho": -1.0}, {"alpha": -1.0}, {"steps": 1}]
+    "wrong",
+    [
+        {"epochs": 0},
+        {"lr": 0.0},
+        {"batch": 0},
+        {"momentum": 1.0},
+        {"rho": -1.0},
+        {"alpha": -1.0},
+        {"steps": 1},
+        {"cutmix": 2.0},
+        {"decay_factor": 0.0},
+    ],
 )
 def test_a_plan_refuses_what_cannot_be(wrong):
     with pytest.raises(ValidationError):

@@ -14,13 +14,64 @@ from condense.methods import METHODS, Condenser, ExpertConfig, Need, Problem, Te
 from condense.networks import Network
 
 CLASSES = 3
+TRAJECTORY: dict[str, Any] = {
+    "num_experts": 2,
+    "max_start_epoch": 2,
+    "expert_epochs": 1,
+    "syn_steps": 3,
+    "expert_batch": 16,
+    "expert_lr": 0.05,
+    "lr_img": 3.0,
+    "lr_lr": 1e-4,
+    "lr_teacher": 0.03,
+}
+GRADIENTS: dict[str, Any] = {"outer_loop": 3, "inner_loop": 2, "lr_net": 0.05, "batch_real": 40, "lr_img": 1.0}
 SMALL: dict[str, dict[str, Any]] = {
-    "mtt": {"num_experts": 2, "max_start_epoch": 2, "expert_epochs": 1, "syn_steps": 3, "expert_batch": 16},
-    "ftd": {"num_experts": 2, "max_start_epoch": 2, "expert_epochs": 1, "syn_steps": 3, "expert_batch": 16},
+    "mtt": TRAJECTORY,
+    "ftd": TRAJECTORY,
+    "dc": GRADIENTS,
+    "dsa": GRADIENTS | {"init": "noise"},
+    "dm": {"batch_real": 16},
+    "datadam": {"lr_img": 0.1},
+    "atom": {"lr_img": 0.15, "batch_real": 40},
+    "ncfm": {
+        "num_experts": 2,
+        "pretrain_epochs": 3,
+        "expert_batch": 16,
+        "expert_lr": 0.05,
+        "batch_real": 40,
+        "num_freqs": 128,
+        "lr_psi": 1e-5,
+        "factor": 1,
+        "init": "mean",  # far from black and white, where the clamp has no derivative
+        "optimizer": "sgd",
+        "lr_img": 0.002,
+        "momentum_img": 0.5,
+    },
+    # Factor 1, because the pixels of the blobs are independent: no mosaic of smaller images can show them.
+    "idc": {
+        "factor": 1,
+        "init": "noise",
+        "aug_type": "color_crop",
+        "inner_loop": 8,
+        "train_images": 16,
+        "batch_train": 16,
+        "batch_real": 40,
+        "lr_img": 1.0,
+    },
+    "idm": {
+        "factor": 1,
+        "init": "noise",
+        "batch_real": 40,
+        "net_steps": 2,
+        "net_batch": 32,
+        "net_every": 5,
+        "queue_size": 6,
+        "ce_weight": 0.002,
+        "lr_img": 3.0,
+    },
 }
 """Settings of each method that suit the small problem; lr_img is set so that 30 iterations lower the loss."""
-for _settings in SMALL.values():
-    _settings |= {"lr_img": 3.0, "lr_lr": 1e-4, "lr_teacher": 0.03, "expert_lr": 0.05, "iterations": 30}
 
 
 def blobs(per_class: int = 40, size: int = 8) -> RealData:

@@ -5,12 +5,17 @@ import torch
 from problems import make_condenser, make_problem, relative_error
 from torch.nn import functional as F
 
-from condense.methods.mtt import MTTConfig, inner_batches
+from condense.methods.mtt import MTTConfig, inner_batches, views_of
+from condense.synthetic import decode
 
 
-def test_one_iteration_against_the_papers_algorithm(tmp_path):
-    """Algorithm 1 written out with a full graph, per tensor, on the draws of the same addresses."""
-    condenser = make_condenser("mtt", batch_syn=4, syn_steps=4, lr_lr=1e-5)
+@pytest.mark.parametrize("views", [{}, {"factor": 2}, {"flip": True}, {"factor": 2, "flip": True}], ids=str)
+def test_one_iteration_against_the_papers_algorithm(views, tmp_path):
+    """Algorithm 1 written out with a full graph, per tensor, on the draws of the same addresses.
+
+    With views on the images that are stored, one after another: its cells, and the mirror image of each.
+    """
+    condenser = make_condenser("mtt", batch_syn=4, syn_steps=4, lr_lr=1e-5, **views)
     problem = make_problem(condenser, tmp_path, dtype=torch.float64, dsa="crop_flip_rotate")
     state = condenser.init(problem)
     start, target, epoch = condenser.segment(problem, 3)
@@ -19,8 +24,14 @@ def test_one_iteration_against_the_papers_algorithm(tmp_path):
     lr = torch.tensor(condenser.config.lr_teacher, dtype=torch.float64, requires_grad=True)
 
     theta = {name: p.clone().requires_grad_() for name, p in problem.network.split(start).items()}
+    shown, labels = [], []
+    for image, label in zip(images, state["labels"], strict=True):
+        for cell in decode(image[None], 2) if "factor" in views else (image,):
+            shown += [cell, cell.flip(2)] if "flip" in views else [cell]
+            labels += [label, label] if "flip" in views else [label]
+    shown, labels = torch.stack(shown), torch.stack(labels)
     for step in condenser.inner_steps(len(images), problem, 3):
-        x, y = step.augment(images[step.index]), state["labels"][step.index]
+        x, y = step.augment(shown[step.index]), labels[step.index]
         flat = torch.cat([p.flatten() for p in theta.values()])
         loss = F.nll_loss(F.log_softmax(problem.network.logits(flat, x), 1), y)
         gradients = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
@@ -74,6 +85,19 @@ def test_mini_batches_are_taken_as_published():
     assert torch.cat(taken[:3]).tolist() != torch.cat(taken[3:]).tolist()
     for batch in (None, 50):
         assert sorted(next(inner_batches(10, batch, torch.Generator().manual_seed(0))).tolist()) == list(range(10))
+
+
+def test_all_views_of_an_image_share_a_mini_batch(tmp_path):
+    assert views_of(torch.tensor([2, 0]), 3).tolist() == [6, 7, 8, 0, 1, 2]
+    condenser = make_condenser("mtt", batch_syn=2, factor=2, flip=True)
+    problem = make_problem(condenser, tmp_path)
+    taken = []
+    for step in condenser.inner_steps(6, problem, 0):  # batch_syn counts stored images, of which each has 8 views
+        stored, views = step.index.view(2, 8) // 8, step.index.view(2, 8) % 8
+        assert torch.equal(stored, stored[:, :1].expand(2, 8))
+        assert torch.equal(views, torch.arange(8).expand(2, 8))
+        taken += stored[:, 0].tolist()
+    assert sorted(taken) == list(range(6))
 
 
 def test_experts_stop_at_the_last_epoch_that_can_be_a_target():

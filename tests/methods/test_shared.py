@@ -2,22 +2,59 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from problems import SMALL, make_condenser, make_problem
+from problems import SMALL, make_condenser, make_problem, relative_error
 
 from condense.config import Layer, find_row, resolve, rows
 from condense.evaluation import TestSet, TrainingSet, evaluate, load_protocol
 from condense.methods import METHODS
+from condense.methods.learned import Learned
+from condense.methods.matching import Matching
 from condense.networks import canonical
 from condense.resources import config_path
 from condense.runs import RunFolder
+from condense.synthetic import INITIAL
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted(METHODS)
 LEARNING = sorted(name for name in METHODS if METHODS[name].Config.model_fields["iterations"].default)
+WITH_VIEWS = [name for name in LEARNING if issubclass(METHODS[name], Learned)]
+MATCHING = [name for name in LEARNING if issubclass(METHODS[name], Matching)]
+BATCH_NORM = "convnet:width=4,depth=2,norm=batch"
+STILL = {"lr_lr": 0.0}
+"""What keeps all but the images where it is, for the methods that have the key."""
+
+
+def still(name):
+    return {key: value for key, value in STILL.items() if key in METHODS[name].Config.model_fields}
+
+
+def copied(state):
+    return {key: tensor.clone() for key, tensor in state.items()}
+
+
+def first_step(condenser, problem, start):
+    """The loss of iteration 0, and how it moves the images."""
+    state = copied(start)
+    loss = condenser.step(state, problem, 0)["loss"]
+    return loss, start["images"] - state["images"]
+
+
+def by_image(state, change):
+    """`change` applied to every tensor that has a row for each image."""
+    n = len(state["images"])
+    return {key: change(tensor) if tensor.shape[:1] == (n,) else tensor.clone() for key, tensor in state.items()}
+
+
+def unaugmented(condenser, monkeypatch, tmp_path, **problem):
+    """The small problem in float64 with no augmentation, of the run or of the method's own."""
+    if isinstance(condenser, Matching):
+        monkeypatch.setattr(condenser, "augmentations", lambda problem: ())  # noqa: ARG005
+    return make_problem(condenser, tmp_path, dtype=torch.float64, dsa="none", **problem)
 
 
 def run(name, tmp_path, iterations, start=0, state=None, **problem):
@@ -103,31 +140,136 @@ def test_resume_is_bit_identical(name, tmp_path):
         assert torch.equal(resumed[key], whole[key]), key
 
 
-@pytest.mark.parametrize("name", LEARNING)
-def test_the_step_is_the_gradient_of_its_loss(name, tmp_path):
-    """The first update of the images, divided by lr_img, against central differences of the loss in float64.
+def assert_steps_down_the_gradient(condenser, problem, directions=1):
+    """The first update of the images at lr_img = 1 against central differences of the loss in float64.
 
     The first update has no momentum yet. The loss at a perturbed set comes from the same iteration, so from the same
     draws.
     """
-    condenser = make_condenser(name, lr_img=1.0, lr_lr=0.0)
-    problem = make_problem(condenser, tmp_path, dtype=torch.float64)
     start = condenser.init(problem)
 
     def loss(images):
-        state = {key: tensor.clone() for key, tensor in start.items()} | {"images": images.clone()}
-        return condenser.step(state, problem, 0)["loss"]
+        return condenser.step(copied(start) | {"images": images.clone()}, problem, 0)["loss"]
 
-    stepped = {key: tensor.clone() for key, tensor in start.items()}
-    condenser.step(stepped, problem, 0)
-    gradient = start["images"] - stepped["images"]
-    draws = torch.Generator().manual_seed(0)
-    for _ in range(3):
+    _, gradient = first_step(condenser, problem, start)
+    draws, h = torch.Generator().manual_seed(0), 1e-6
+    for _ in range(directions):
         direction = torch.randn(gradient.shape, generator=draws, dtype=torch.float64)
-        h = 1e-5
         measured = (loss(start["images"] + h * direction) - loss(start["images"] - h * direction)) / (2 * h)
-        exact = float((gradient * direction).sum())
-        assert measured == pytest.approx(exact, rel=1e-5), name
+        assert measured == pytest.approx(float((gradient * direction).sum()), rel=1e-5), condenser.name
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_the_step_is_the_gradient_of_its_loss(name, tmp_path):
+    condenser = make_condenser(name, lr_img=1.0, **still(name))
+    assert_steps_down_the_gradient(condenser, make_problem(condenser, tmp_path, dtype=torch.float64), directions=3)
+
+
+VIEWS = {
+    "mirror images": (2, {"flip": True}),
+    "mosaics": (2, {"factor": 2}),
+    "one mosaic": (1, {"factor": 2}),
+    "mirrored mosaics and their average": (2, {"factor": 2, "flip": True, "ema_decay": 0.9}),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("name", WITH_VIEWS)
+def test_the_step_is_the_gradient_of_its_loss_through_the_views(name, view, tmp_path):
+    ipc, values = VIEWS[view]
+    condenser = make_condenser(name, lr_img=1.0, **still(name), **values)
+    assert_steps_down_the_gradient(condenser, make_problem(condenser, tmp_path, dtype=torch.float64, ipc=ipc))
+
+
+@pytest.mark.parametrize("name", WITH_VIEWS)
+def test_a_mirrored_set_has_the_same_loss(name, tmp_path, monkeypatch):
+    """FYI: loss(S) = loss(S mirrored), and the gradient of the mirrored set is the mirrored gradient."""
+    condenser = make_condenser(name, lr_img=1.0, flip=True, **still(name))
+    problem = unaugmented(condenser, monkeypatch, tmp_path)
+    start = condenser.init(problem)
+    loss, gradient = first_step(condenser, problem, start)
+    mirrored = copied(start) | {"images": start["images"].flip(3)}
+    mirrored_loss, mirrored_gradient = first_step(condenser, problem, mirrored)
+    assert not torch.equal(start["images"], mirrored["images"])
+    assert mirrored_loss == pytest.approx(loss, rel=1e-10)
+    assert relative_error(mirrored_gradient.flip(3), gradient) < 1e-9
+
+
+@pytest.mark.parametrize("name", WITH_VIEWS)
+def test_the_gradient_of_a_mirrored_set_is_that_of_both_halves(name, tmp_path, monkeypatch):
+    """FYI: each image and its mirror image side by side, as a set of twice the size that is given by hand."""
+    condenser = make_condenser(name, lr_img=1.0, flip=True, **still(name))
+    problem = unaugmented(condenser, monkeypatch, tmp_path)
+    start = condenser.init(problem)
+    loss, gradient = first_step(condenser, problem, start)
+
+    by_hand = make_condenser(name, lr_img=1.0, flip=False, **still(name))
+    twice = unaugmented(by_hand, monkeypatch, tmp_path, ipc=2 * problem.ipc)
+    doubled = by_image(start, lambda tensor: tensor.repeat_interleave(2, 0))
+    for row in range(1, len(doubled["images"]), 2):
+        doubled["images"][row] = doubled["images"][row].flip(2)
+    loss_by_hand, rows = first_step(by_hand, twice, doubled)
+    assert loss_by_hand == pytest.approx(loss, rel=1e-10)
+    assert relative_error(rows[0::2] + rows[1::2].flip(3), gradient) < 1e-9
+
+
+@pytest.mark.parametrize("name", WITH_VIEWS)
+def test_the_average_follows_its_definition_and_feeds_nothing_back(name, tmp_path):
+    d = 0.6
+    averaging, without = make_condenser(name, ema_decay=d), make_condenser(name, ema_decay=0.0)
+    problem = make_problem(averaging, tmp_path)
+    state, plain = averaging.init(problem), without.init(problem)
+    average = state["images"].clone()
+    for iteration in range(2):
+        averaging.step(state, problem, iteration)
+        without.step(plain, problem, iteration)
+        average = d * average + (1 - d) * state["images"]
+    assert state.keys() == plain.keys() | {"ema"}
+    assert all(torch.equal(state[key], plain[key]) for key in plain)
+    torch.testing.assert_close(state["ema"], average)
+    assert torch.equal(averaging.distilled(state).images, state["ema"])
+    assert torch.equal(without.distilled(plain).images, plain["images"])
+
+
+@pytest.mark.parametrize("network", ["convnet:width=4,depth=2", BATCH_NORM])
+@pytest.mark.parametrize("name", MATCHING)
+def test_classes_one_at_a_time_or_all_together(name, network, tmp_path):
+    """Two iterations, so that what follows an update is the same too. Batch norm keeps to its class in both."""
+    sets = []
+    for class_batch in (None, 1, 2):
+        condenser = make_condenser(name, class_batch=class_batch)
+        problem = make_problem(condenser, tmp_path, dtype=torch.float64, network=network)
+        state = condenser.init(problem)
+        for iteration in range(2):
+            condenser.step(state, problem, iteration)
+        assert all(relative_error(state["images"], other) < 1e-12 for other in sets)
+        sets.append(state["images"])
+
+
+@pytest.mark.parametrize("network", ["convnet:width=4,depth=2", BATCH_NORM])
+@pytest.mark.parametrize("name", MATCHING)
+def test_the_order_of_the_images_of_a_class_does_not_count(name, network, tmp_path):
+    condenser = make_condenser(name)
+    problem = make_problem(condenser, tmp_path, dtype=torch.float64, ipc=3, network=network)
+    start, order = condenser.init(problem), torch.tensor([1, 2, 0, 3, 5, 4, 8, 7, 6])
+    loss, move = first_step(condenser, problem, start)
+    other_loss, other_move = first_step(condenser, problem, by_image(start, lambda tensor: tensor[order]))
+    assert other_loss == pytest.approx(loss, rel=1e-12)
+    assert relative_error(other_move, move[order]) < 1e-12
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", INITIAL)
+def test_every_start_can_be_had_with_every_factor(kind, factor, tmp_path):
+    condenser = make_condenser("dm", init=kind, factor=factor)
+    problem = make_problem(condenser, tmp_path)
+    state = condenser.init(problem)
+    assert state["images"].shape == (6, 1, 8, 8) and state["images"].isfinite().all()
+    condenser.step(state, problem, 0)
+    made = condenser.distilled(state)
+    assert made.factor == factor and made.images.shape == (6, 1, 8, 8) and made.images.isfinite().all()
+    assert made.decoded().images.shape == (6 * factor**2, 1, 8, 8)
+    assert made.decoded().labels.bincount().tolist() == [2 * factor**2] * 3
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -135,7 +277,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(name, tmp_path):
     condenser = make_condenser(name)
     problem = make_problem(condenser, tmp_path)
     state = condenser.init(problem)
-    state["images"][0, 0, 0, 0] = torch.nan
+    state["images"][0] = torch.nan
     before = {key: tensor.clone() for key, tensor in state.items()}
     with pytest.raises(ArithmeticError, match=rf"{name}, iteration 7: .*loss"):
         condenser.step(state, problem, 7)
@@ -147,9 +289,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(name, tmp_path):
 def test_the_set_is_at_least_as_good_as_where_it_started(name, tmp_path):
     condenser, problem, state, _ = run(name, tmp_path, 30, ipc=1)
     test = TestSet(problem.data.test.images, problem.data.test.labels, preprocess=problem.preprocessing)
-    protocol = load_protocol("quick")
+    protocol = replace(load_protocol("quick"), epochs=80, lr=0.03)
 
     def accuracy(made):
+        made = made.decoded()
         training = TrainingSet(made.images, made.labels, lr=made.lr)
         return evaluate(
             training,

@@ -1,4 +1,4 @@
-"""The outer optimiser against torch's and against its closed form, and the inner learning rate it moves."""
+"""The outer optimisers against torch's and against its closed form, and the inner learning rate it moves."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from condense.methods import Problem
 from condense.methods.mtt import MTT, MTTConfig
 from condense.networks import Network
 from condense.rng import generator
-from condense.synthetic import DistilledSet, sgd_
+from condense.synthetic import DistilledSet, adam_, sgd_
 
 
 def draw(*shape, index=0):
@@ -41,10 +41,37 @@ def test_a_constant_gradient_in_closed_form():
         torch.testing.assert_close(state["p"], -lr * g / (1 - m) * (k - m * (1 - m**k) / (1 - m)))
 
 
-def test_works_in_place_and_leaves_the_rest_alone():
-    state, gradient = fresh(draw(3)), draw(3, index=1)
+def fresh_for_adam(value):
+    more = {"p.square": torch.zeros_like(value), "p.steps": torch.zeros((), dtype=torch.float64)}
+    return fresh(value) | more
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_is_torchs_adam(momentum, dtype):
+    state, parameter = fresh_for_adam(draw(4, 3).to(dtype)), draw(4, 3).to(dtype).requires_grad_()
+    optimiser = torch.optim.Adam([parameter], lr=0.3, betas=(momentum, 0.999))
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    for index in range(1, 6):
+        parameter.grad = draw(4, 3, index=index).to(dtype) * 10.0 ** (-3 * index)  # so small that epsilon counts
+        optimiser.step()
+        adam_(state, "p", parameter.grad, lr=0.3, momentum=momentum)
+        torch.testing.assert_close(state["p"], parameter.detach(), rtol=tolerance, atol=tolerance)
+    assert state["p"].dtype == dtype
+
+
+def test_the_first_step_of_adam_is_as_long_as_its_rate():
+    """Whatever the gradient's size, against its sign."""
+    state = fresh_for_adam(torch.zeros(3).double())
+    adam_(state, "p", torch.tensor([5.0, -1e-3, 0.0]).double(), lr=0.1, momentum=0.9)
+    torch.testing.assert_close(state["p"], torch.tensor([-0.1, 0.1, 0.0]).double(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("step", [sgd_, adam_])
+def test_works_in_place_and_leaves_the_rest_alone(step):
+    state, gradient = fresh_for_adam(draw(3)), draw(3, index=1)
     held, copy = dict(state), gradient.clone()
-    sgd_(state, "p", gradient, lr=0.1, momentum=0.5)
+    step(state, "p", gradient, lr=0.1, momentum=0.5)
     assert all(state[name] is held[name] for name in held)
     assert torch.equal(gradient, copy) and torch.equal(state["other"], torch.ones(2))
 

@@ -1,0 +1,125 @@
+"""What the methods share that match real and synthetic images class by class, on one network per iteration.
+
+One iteration, for a network theta, and for each class c an augmentation T_c that its real and synthetic images share:
+
+    L = sum over c of D(theta; T_c x_r(c), T_c x_s(c))
+    images descend dL/dimages
+
+All classes go through the network together, or `class_batch` of them at a time: the sum comes apart by classes, so only
+one such chunk is in memory, and the result is the same. Nothing of the real images' pass is kept.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from condense.augment import DSA, apply_groups
+from condense.methods.base import Metrics, Problem, Work, check_finite
+from condense.methods.learned import Learned, LearnedConfig
+from condense.synthetic import State, sample_per_class
+
+
+class MatchingConfig(LearnedConfig):
+    """Keys of every method that matches class by class."""
+
+    batch_real: int = Field(256, ge=1, description="real images of each class in an iteration")
+    batch_syn_max: int | None = Field(
+        None, ge=1, description="synthetic images of each class in an iteration, drawn at random if there are more"
+    )
+    class_batch: int | None = Field(None, ge=1, description="classes in memory at a time; none: all")
+
+    def synthetic_per_class(self, ipc: int) -> int:
+        """Synthetic images of a class in an iteration."""
+        return min(ipc * self.views, self.batch_syn_max or ipc * self.views)
+
+    def work(self, classes: int, ipc: int) -> Sequence[Work]:
+        """The real images forward, the synthetic ones forward and backward."""
+        together = min(self.class_batch or classes, classes)
+        chunks = classes / together
+        return (
+            Work(together * self.batch_real, chunks / 3, graphs=0),
+            Work(together * self.synthetic_per_class(ipc), chunks),
+        )
+
+
+@dataclass(frozen=True)
+class ClassBatch:
+    """The images of c classes in one iteration, augmented.
+
+    stored [c ipc, ch, h, w]: the leaf that the others hang on; real [c, b, ch, h, w], synthetic [c, m, ch, h, w];
+    classes int64 [c].
+    """
+
+    stored: Tensor
+    real: Tensor
+    synthetic: Tensor
+    classes: Tensor
+
+
+C = TypeVar("C", bound=MatchingConfig)
+
+
+class Matching(Learned[C]):
+    """Base of the methods. Each gives `network` and `class_losses`, and may follow an update with `after`."""
+
+    name: ClassVar[str]
+
+    def network(self, state: State, problem: Problem, iteration: int) -> Tensor:  # noqa: ARG002
+        """theta [P] of this iteration. By default a new random network."""
+        return problem.network.init(problem.seed, "network", iteration)
+
+    def augmentations(self, problem: Problem) -> Sequence[DSA]:
+        """What is applied to the images of a class, one after another; each draws one operator for each class."""
+        return (problem.augmentation,)
+
+    def class_losses(self, problem: Problem, theta: Tensor, batch: ClassBatch) -> Tensor:
+        """The loss [c] of each class of the batch, differentiable by batch.synthetic."""
+        raise NotImplementedError
+
+    def losses(self, state: State, problem: Problem, iteration: int, theta: Tensor, batch: ClassBatch) -> Tensor:  # noqa: ARG002
+        """`class_losses`, for methods whose loss depends on more of the state than theta."""
+        return self.class_losses(problem, theta, batch)
+
+    def after(self, state: State, problem: Problem, iteration: int, theta: Tensor) -> None:
+        """What else an iteration does once the images have moved, such as training the network."""
+
+    def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
+        theta = self.network(state, problem, iteration)
+        loss = torch.zeros((), device=problem.device)
+        gradients: list[Tensor] = []
+        for batch in self.batches(state["images"], problem, iteration):
+            losses = self.losses(state, problem, iteration, theta, batch).sum()
+            loss = loss + losses.detach()
+            gradients += torch.autograd.grad(losses, batch.stored)
+        gradient = torch.cat(gradients)
+        check_finite(self.name, iteration, {"loss": loss, "gradient": gradient})
+        self.update_images(state, gradient)
+        self.after(state, problem, iteration, theta)
+        return {"loss": float(loss)}
+
+    def batches(self, images: Tensor, problem: Problem, iteration: int) -> Iterator[ClassBatch]:
+        """The classes in order, `class_batch` at a time.
+
+        Everything is drawn before the first chunk, so the draws do not depend on the size of the chunks.
+        """
+        c, count = self.config, problem.data.num_classes
+        draws = problem.rng("matching", iteration)
+        rows = sample_per_class(problem.members, c.batch_real, draws).view(count, -1)
+        stages = [(stage, stage.sample_groups(draws, count)) for stage in self.augmentations(problem)]
+        m, shown = problem.ipc * c.views, c.synthetic_per_class(problem.ipc)
+        subsets = torch.stack([torch.randperm(m, generator=draws)[:shown] for _ in range(count)]) if shown < m else None
+        for classes in torch.arange(count).split(c.class_batch or count):
+            first, last = int(classes[0]), int(classes[-1]) + 1
+            stored = images[first * problem.ipc : last * problem.ipc].detach().requires_grad_()
+            synthetic = self.expand(stored).unflatten(0, (len(classes), -1))
+            if subsets is not None:
+                synthetic = synthetic[torch.arange(len(classes))[:, None], subsets[first:last]]
+            real = problem.inputs[rows[first:last].flatten()].unflatten(0, (len(classes), -1))
+            for _, records in stages:
+                real = apply_groups(real, records[first:last])
+                synthetic = apply_groups(synthetic, records[first:last])
+            yield ClassBatch(stored, real, synthetic, classes.to(images.device))
