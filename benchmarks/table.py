@@ -1,6 +1,6 @@
 """Every cell of the table "CIFAR-10 and Fashion-MNIST on two cores" in docs/results.md, and the table.
 
-    python benchmarks/table.py --data-root DATA --out RUNS [--jobs 2] [--only cifar10-dm]
+    python benchmarks/table.py --data-root DATA --out RUNS [--jobs 2] [--only cifar10-dm-ipc1 ...]
 
 Each cell is one `condense run` with the recipe `small`, in a folder of its own under RUNS. What is finished there is
 read, what was interrupted goes on, so the command may be stopped and given again. The jobs share the processor's cores.
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
-    parser.add_argument("--only", default="", help="cells whose name contains this")
+    parser.add_argument("--only", nargs="*", help="names of cells; none: all of them")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // given.jobs)
@@ -51,7 +51,7 @@ def main() -> None:
         running = []
         for dataset, ipc, label in product(("cifar10", "fashion_mnist"), (1, 10), METHODS):
             folder = given.out / f"{dataset}-{label}-ipc{ipc}"
-            if given.only in folder.name:
+            if not given.only or folder.name in given.only:
                 folders.append(folder)
                 running.append(pool.submit(cell, dataset, label, ipc, given.data_root, folder, threads))
         for each in running:
