@@ -4,7 +4,8 @@ With P parameters, S snapshots of an expert, b bytes for a stored parameter, n d
 image:
 
     disk     buffer       (experts to train) S P b
-             checkpoints  2 * 3 * 4 n D: the last two of images, momentum and moving average
+             checkpoints  2 (3 * 4 n D + 4 v P): the last two of images, momentum and moving average, and of the v
+                          parameter vectors that the method keeps
              artifact     4 n D, and 8 D^2 for the whitening matrix and its inverse
     memory   data         the splits as loaded, and 4 D for each whitened training image
              buffer       (experts) S P b on an accelerator; on the CPU it is mapped from disk
@@ -112,6 +113,7 @@ def phases(resolved: Resolved, problem: Problem) -> Iterator[Phase]:
 
     protocol = load_protocol(r.protocol)
     sets = dict.fromkeys((r.method, *baselines), (synthetic, protocol.epochs))
+    sets[r.method] = (synthetic * method.cells, protocol.epochs)
     if r.full_data:
         sets[FULL_DATA] = (train, protocol.full_data_epochs)
     repeats, test = r.eval_repeats or protocol.networks, len(data.test)
@@ -159,7 +161,8 @@ def disk(resolved: Resolved, problem: Problem) -> dict[str, float]:
     """Bytes that the run will add to the disk."""
     pixels = _pixels(problem)
     images = FLOAT * problem.data.num_classes * resolved.run.ipc * pixels
-    checkpoints = 2 * 3 * images if resolved.method.iterations else 0
+    held = 3 * images + FLOAT * resolved.method.state_vectors * problem.network.num_parameters
+    checkpoints = 2 * held if resolved.method.iterations else 0
     artifact = images + (2 * FLOAT * pixels**2 if resolved.run.zca else 0)
     missing = len(missing_experts(resolved, problem))
     return {"buffer": _buffer(resolved, problem, missing), "checkpoints": checkpoints, "artifact": artifact}

@@ -46,6 +46,16 @@ class MethodConfig(BaseModel):
         """What one iteration computes, for estimates of time and memory."""
         return ()
 
+    @property
+    def cells(self) -> int:
+        """Images to train on in each stored one."""
+        return 1
+
+    @property
+    def state_vectors(self) -> int:
+        """Parameter vectors of the network that a checkpoint holds."""
+        return 0
+
 
 @dataclass(frozen=True)
 class Work:

@@ -50,6 +50,10 @@ class DCConfig(GradientConfig):
         outer, inner = loops(ipc)
         return self.outer_loop or outer, inner if self.inner_loop is None else self.inner_loop
 
+    @property
+    def state_vectors(self) -> int:
+        return 1
+
     def work(self, classes: int, ipc: int) -> Sequence[Work]:
         outer, inner = self.loops(ipc)
         n = classes * ipc * self.views

@@ -61,6 +61,10 @@ class IDCConfig(GradientConfig):
         """Steps of the network between two updates of the images."""
         return -(-self.train_images // self.batch_train)
 
+    @property
+    def state_vectors(self) -> int:
+        return 2
+
     def work(self, classes: int, ipc: int) -> Sequence[Work]:
         steps = self.train_steps * (self.inner_loop - 1) / self.inner_loop
         return (*super().work(classes, ipc), Work(self.batch_train, steps))

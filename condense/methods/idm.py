@@ -44,6 +44,10 @@ class IDMConfig(MatchingConfig):
     momentum_net: float = Field(0.9, ge=0, lt=1, description="momentum of the networks")
     weight_decay_net: float = Field(5e-4, ge=0, description="weight decay of the networks")
 
+    @property
+    def state_vectors(self) -> int:
+        return 2 * self.queue_size
+
     def work(self, classes: int, ipc: int) -> Sequence[Work]:
         """Matching, with a second pass of the synthetic images for the logits; training; the queue in memory."""
         real, synthetic = super().work(classes, ipc)

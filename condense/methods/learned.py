@@ -33,9 +33,13 @@ class LearnedConfig(MethodConfig):
     ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the images' moving average; 0 turns it off")
 
     @property
+    def cells(self) -> int:
+        return self.factor**2
+
+    @property
     def views(self) -> int:
-        """Training images that the method sees for each stored image."""
-        return self.factor**2 * (2 if self.flip else 1)
+        """Images that the method sees for each stored image."""
+        return self.cells * (2 if self.flip else 1)
 
 
 C = TypeVar("C", bound=LearnedConfig)

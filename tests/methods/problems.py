@@ -74,17 +74,17 @@ SMALL: dict[str, dict[str, Any]] = {
 """Settings of each method that suit the small problem; lr_img is set so that 30 iterations lower the loss."""
 
 
-def blobs(per_class: int = 40, size: int = 8) -> RealData:
+def blobs(per_class: int = 40, size: int = 8, classes: int = CLASSES, channels: int = 1) -> RealData:
     """Noisy images around one random pattern for each class."""
     draws = rng.generator(0, "test.blobs")
-    patterns = torch.rand(CLASSES, 1, size, size, generator=draws)
+    patterns = torch.rand(classes, channels, size, size, generator=draws)
 
     def split(count: int) -> Split:
-        labels = torch.arange(CLASSES).repeat(count)
-        noise = torch.randn(len(labels), 1, size, size, generator=draws)
+        labels = torch.arange(classes).repeat(count)
+        noise = torch.randn(len(labels), channels, size, size, generator=draws)
         return Split(((patterns[labels] + 0.5 * noise).clamp(0, 1) * 255).to(torch.uint8), labels)
 
-    return RealData("blobs", split(per_class), split(4), split(20), ("a", "b", "c"), "0" * 64, "test", mirrored=False)
+    return RealData("blobs", split(per_class), split(4), split(20), tuple("abcdefgh"[:classes]), "0" * 64, "test", mirrored=False)
 
 
 def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:

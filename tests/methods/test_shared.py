@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import SMALL, make_condenser, make_problem, relative_error
+from problems import SMALL, blobs, make_condenser, make_problem, relative_error
 
 from condense.config import Layer, find_row, resolve, rows
 from condense.evaluation import TestSet, TrainingSet, evaluate, load_protocol
@@ -108,6 +108,15 @@ def test_the_set_it_makes(name, tmp_path):
     assert made.images.shape == (6, 1, 8, 8) and made.images.isfinite().all()
     assert made.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_any_number_of_classes_channels_and_pixels(name, tmp_path):
+    data = blobs(per_class=12, size=11, classes=5, channels=2)  # fewer images of a class than some batches want
+    condenser, _, state, _ = run(name, tmp_path, 2 if name in LEARNING else 0, data=data, ipc=3)
+    made = condenser.distilled(state)
+    assert made.images.shape == (15, 2, 11, 11) and made.images.isfinite().all()
+    assert made.labels.tolist() == [c for c in range(5) for _ in range(3)]
 
 
 @pytest.mark.parametrize("name", ALL)
