@@ -96,10 +96,8 @@ class IDM(Matching[IDMConfig]):
         with torch.no_grad():
             target = problem.network.by_group(embed, batch.real)
         embedding, logits = problem.network.by_group(both, batch.synthetic)
-        labels = batch.classes[:, None].expand(logits.shape[:2])
-        cross_entropy = F.cross_entropy(logits.mT, labels, reduction="none").mean(1)
         accuracy = state["nets.accuracy"][self.matched(state, problem, iteration)]
-        return mean_distance(target, embedding) + self.config.ce_weight * accuracy * cross_entropy
+        return mean_distance(target, embedding) + self.config.ce_weight * accuracy * batch.cross_entropies(logits)
 
     def after(self, state: State, problem: Problem, iteration: int, theta: Tensor) -> None:  # noqa: ARG002
         """Train some networks of the queue, and append the one that the next iteration begins with."""

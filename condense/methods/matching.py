@@ -16,6 +16,7 @@ from typing import ClassVar, TypeVar
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from condense.augment import DSA, apply_groups
 from condense.methods.base import Metrics, Problem, Work, check_finite
@@ -58,6 +59,11 @@ class ClassBatch:
     real: Tensor
     synthetic: Tensor
     classes: Tensor
+
+    def cross_entropies(self, logits: Tensor) -> Tensor:
+        """The mean cross-entropy [c] of each class, for the logits [c, m, classes] of the synthetic images."""
+        labels = self.classes[:, None].expand(logits.shape[:2])
+        return F.cross_entropy(logits.mT, labels, reduction="none").mean(1)
 
 
 C = TypeVar("C", bound=MatchingConfig)

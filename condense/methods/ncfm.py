@@ -14,6 +14,7 @@ The pixels are clamped to [0, 1] before each iteration, as in the published code
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -96,7 +97,7 @@ class NCFM(Matching[NCFMConfig]):
             state["images.square"] = torch.zeros_like(state["images"])
             state["images.steps"] = torch.zeros((), dtype=torch.float64, device=problem.device)
         if self.config.sampling_net:
-            state["psi"] = initial_psi(embedding_size(problem), problem.rng("init.psi")).to(state["images"])
+            state["psi"] = initial_psi(problem.network.embedding_size, problem.rng("init.psi")).to(state["images"])
             state["psi.momentum"] = torch.zeros_like(state["psi"])
         return state
 
@@ -115,7 +116,8 @@ class NCFM(Matching[NCFMConfig]):
         gradients = []
         for batch in self.batches(images, problem, iteration):
             distance = self.distances(problem, theta, frequencies, batch).sum()
-            entropy = c.calib_weight * entropies(problem, trained, batch).sum()
+            logits = problem.network.by_group(partial(problem.network.logits, trained), batch.synthetic)
+            entropy = c.calib_weight * batch.cross_entropies(logits).sum()
             (distance + entropy).backward()
             assert batch.stored.grad is not None
             gradients.append(batch.stored.grad)
@@ -146,7 +148,7 @@ class NCFM(Matching[NCFMConfig]):
 
     def frequencies(self, psi: Tensor | None, problem: Problem, iteration: int) -> Tensor:
         """t [T, d], for all classes of an iteration; differentiable by psi. Without psi they are standard normal."""
-        c, d, draws = self.config, embedding_size(problem), problem.rng("frequencies", iteration)
+        c, d, draws = self.config, problem.network.embedding_size, problem.rng("frequencies", iteration)
         normal = torch.randn(c.num_freqs, d, generator=draws).to(problem.device, problem.network.dtype)
         if psi is None:
             return normal
@@ -163,19 +165,6 @@ class NCFM(Matching[NCFMConfig]):
             real = problem.network.by_group(embed, batch.real)
         synthetic = problem.network.by_group(embed, batch.synthetic)
         return STRENGTH * characteristic_distance(real, synthetic, frequencies, self.config.alpha)
-
-
-def entropies(problem: Problem, trained: Tensor, batch: ClassBatch) -> Tensor:
-    """The trained network's mean cross-entropy [c] on the synthetic images of each class of the batch."""
-    logits = problem.network.by_group(lambda x: problem.network.logits(trained, x), batch.synthetic)
-    labels = batch.classes[:, None].expand(logits.shape[:2])
-    return F.cross_entropy(logits.mT, labels, reduction="none").mean(1)
-
-
-def embedding_size(problem: Problem) -> int:
-    """d, found by embedding two images."""
-    theta = torch.zeros(problem.network.num_parameters, device=problem.device, dtype=problem.network.dtype)
-    return problem.network.embed(theta, problem.inputs[torch.arange(2)]).shape[1]
 
 
 def initial_psi(d: int, draws: torch.Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -67,6 +68,13 @@ class Network:
     def has_embedding(self) -> bool:
         """Whether `embed` works: the network ends in a Linear layer."""
         return self._body is not None
+
+    @cached_property
+    def embedding_size(self) -> int:
+        """d, the features that `embed` gives for each image; found by embedding two. Raises as `embed` does."""
+        theta = torch.zeros(self.num_parameters, device=self.device, dtype=self.dtype)
+        images = torch.zeros(2, self.channels, self.size, self.size, device=self.device, dtype=self.dtype)
+        return self.embed(theta, images).shape[1]
 
     def init(self, seed: int, stream: str, index: int = 0) -> Tensor:
         """theta [P] as a freshly built network has it, drawn at this address whatever the device."""
