@@ -9,15 +9,16 @@ from pydantic import TypeAdapter
 from condense import provide
 from condense.artifact import DatasetRecord, MethodRecord, add_evaluations, load_artifact, save_artifact
 from condense.comparison import (
+    Comparison,
     evaluate_baselines,
     evaluate_on_test,
     evaluate_run,
     training_set,
     validation_observer,
 )
-from condense.config import Layer, Resolved, read_resolved, resolve
+from condense.config import Layer, Resolved, read_evaluation, read_resolved, resolve
 from condense.errors import ConfigError, DataError, unknown
-from condense.evaluation import Evaluation, load_protocol
+from condense.evaluation import Evaluation
 from condense.loop import distillation_loop
 from condense.methods import METHODS, ExpertConfig, Problem
 from condense.runs import RunFolder, create_trackers, stop_signals
@@ -69,7 +70,7 @@ def resume(path: Path | str) -> RunResult:
 def prepare(resolved: Resolved) -> Problem:
     """The problem of a run, once all that can be wrong with it has been looked at, before anything is written."""
     create_trackers(resolved.run.tracker, Path())  # a package may be missing
-    problem = provide.build_problem(resolved.run, provide.load_data(resolved.run))
+    problem = provide.build_problem(resolved.run, provide.load_run_data(resolved.run))
     provide.missing_experts(resolved, problem)  # the store may be another run's
     return problem
 
@@ -78,7 +79,7 @@ def train_buffer(resolved: Resolved) -> Path:
     """Train the experts that a run of this configuration needs, and return the folder that holds them."""
     if not isinstance(resolved.method, ExpertConfig):
         raise ConfigError(f"method {resolved.run.method!r} needs no experts, so there is no buffer to train")
-    problem = provide.build_problem(resolved.run, provide.load_data(resolved.run))
+    problem = provide.build_problem(resolved.run, provide.load_run_data(resolved.run))
     with stop_signals() as stop:
         return provide.experts(resolved, problem, stop).path
 
@@ -93,19 +94,19 @@ def evaluate_artifact(path: Path | str, **values: Any) -> list[Evaluation]:
     if wrong := sorted(values.keys() - EVALUATION_KEYS):
         raise ConfigError("\n".join(unknown("key of an evaluation", key, EVALUATION_KEYS) for key in wrong))
     artifact = load_artifact(Path(path))
-    resolved = read_resolved(artifact.manifest.config | values, "eval")
-    data = provide.load_data(resolved.run)
+    config = read_evaluation(artifact.manifest.config | values, "eval")
+    data = provide.load_data(config)
     if data.sha256 != artifact.manifest.dataset.sha256:
         held, found = artifact.manifest.dataset.sha256[:12], data.sha256[:12]
         raise DataError(
             f"{path} was made from another {data.name}: its data have SHA-256 {held}..., these have {found}.... "
             "Name the original with --data-root or --dataset"
         )
-    problem = provide.build_problem(resolved.run, data, artifact.preprocessing)
-    protocol = load_protocol(resolved.run.protocol)
+    device = config.torch_device
+    comparison = Comparison(provide.to_device(data, device), artifact.preprocessing.to(device), config)
     done = []
     with stop_signals() as stop:
-        for evaluation in evaluate_on_test(training_set(artifact), problem, resolved.run, protocol, stop):
+        for evaluation in evaluate_on_test(training_set(artifact), comparison, stop):
             add_evaluations(Path(path), [asdict(evaluation)])
             done.append(evaluation)
     return done

@@ -92,13 +92,11 @@ Names = BeforeValidator(_tuple)
 AnyConfig = TypeVar("AnyConfig", bound=BaseModel)
 
 
-class RunConfig(BaseModel):
-    """The keys that every method has."""
+class EvaluationConfig(BaseModel):
+    """The keys of an evaluation: the real data, and how fresh networks are trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    method: Annotated[str, _checked(get_method)] = Field(description="condenser, see `condense ls methods`")
-    ipc: int = Field(1, ge=1, description="synthetic images per class")
     dataset: Annotated[str, _checked(find_source), AfterValidator(_absolute_name)] = Field(
         "digits", description="data set, see `condense ls datasets`; folder:PATH or npz:PATH"
     )
@@ -107,24 +105,12 @@ class RunConfig(BaseModel):
     )
     download: bool = Field(False, description="fetch missing data files")
     validation: float = Field(0.1, ge=0, lt=1, description="part of the training set held out for every choice")
-    zca: bool = Field(False, description="ZCA whitening in place of mean and standard deviation")
-    network: NetworkSpec = Field("convnet", description="network of the condenser, see `condense ls networks`")
     dsa: Annotated[str, _checked(DSA)] = Field(
         FULL_STRATEGY, description="augmentation strategy: operators joined by _, or none"
-    )
-    recipe: Annotated[str, _checked(_check_recipe)] = Field(
-        "auto",
-        description="row of configs/<method>.toml that applies: auto (published, else small), published, small, none; "
-        "published:NAME or small:NAME for the rows of another data set",
     )
     seed: int = Field(0, ge=0, description="seed of everything random")
     device: Annotated[str, _checked(_check_device)] = Field(
         "auto", description="cpu, cuda, cuda:1, ...; auto: cuda where there is one"
-    )
-    checkpoint_every: int = Field(50, ge=1, description="iterations between checkpoints")
-    eval_every: int = Field(0, ge=0, description="iterations between validation accuracies in the log; 0: none")
-    tracker: Annotated[tuple[Annotated[str, _checked(_check_tracker)], ...], Names] = Field(
-        (), strict=False, description="also log to wandb, tensorboard"
     )
     protocol: Annotated[str, _checked(load_protocol)] = Field(
         "quick", description="evaluation protocol, see `condense ls protocols`"
@@ -135,6 +121,34 @@ class RunConfig(BaseModel):
     eval_repeats: int | None = Field(
         None, ge=1, description="fresh networks per evaluation; none: the protocol's number"
     )
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks of the evaluation."""
+        return self.eval_networks
+
+    @property
+    def torch_device(self) -> torch.device:
+        return _device(self.device)
+
+
+class RunConfig(EvaluationConfig):
+    """The keys that every run has, whatever its method."""
+
+    method: Annotated[str, _checked(get_method)] = Field(description="condenser, see `condense ls methods`")
+    ipc: int = Field(1, ge=1, description="synthetic images per class")
+    zca: bool = Field(False, description="ZCA whitening in place of mean and standard deviation")
+    network: NetworkSpec = Field("convnet", description="network of the condenser, see `condense ls networks`")
+    recipe: Annotated[str, _checked(_check_recipe)] = Field(
+        "auto",
+        description="row of configs/<method>.toml that applies: auto (published, else small), published, small, none; "
+        "published:NAME or small:NAME for the rows of another data set",
+    )
+    checkpoint_every: int = Field(50, ge=1, description="iterations between checkpoints")
+    eval_every: int = Field(0, ge=0, description="iterations between validation accuracies in the log; 0: none")
+    tracker: Annotated[tuple[Annotated[str, _checked(_check_tracker)], ...], Names] = Field(
+        (), strict=False, description="also log to wandb, tensorboard"
+    )
     baselines: Annotated[tuple[Annotated[str, _checked(_check_baseline)], ...], Names] = Field(
         ("random", "kmeans"), strict=False, description="methods in the final table"
     )
@@ -144,10 +158,6 @@ class RunConfig(BaseModel):
     def networks(self) -> tuple[str, ...]:
         """The networks of the evaluation."""
         return self.eval_networks or (self.network,)
-
-    @property
-    def torch_device(self) -> torch.device:
-        return _device(self.device)
 
 
 @dataclass(frozen=True)
@@ -262,6 +272,19 @@ def read_resolved(values: Mapping[str, Any], origin: str, origins: Mapping[str, 
     """
     resolved = _validate([Layer(origin, dict(values))])
     return replace(resolved, origins=resolved.origins | dict(origins or {}))
+
+
+def read_evaluation(values: Mapping[str, Any], origin: str) -> EvaluationConfig:
+    """The keys of an evaluation among `values`, the configuration of the run that made a set or part of one."""
+    known = EvaluationConfig.model_fields
+    own = {key: value for key, value in values.items() if key in known}
+    if not own.get("eval_networks"):
+        own["eval_networks"] = values.get("network", "convnet")
+    problems: list[str] = []
+    config = _build(EvaluationConfig, own, dict.fromkeys(own, origin), problems)
+    if config is None:
+        raise ConfigError("\n".join(problems))
+    return config
 
 
 def _row_name(row: dict[str, Any], ipc: int) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from condense.augment import DSA
 from condense.cache import cache_dir
-from condense.config import Resolved, RunConfig
-from condense.data import Preprocessing, RealData, fit_preprocessing, load_dataset
+from condense.config import EvaluationConfig, Resolved, RunConfig
+from condense.data import RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError
 from condense.experts import ExpertPlan, TrajectoryStore, train_expert
 from condense.files import write_atomic
@@ -33,7 +33,17 @@ def digest(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def load_data(r: RunConfig) -> RealData:
+def load_data(config: EvaluationConfig) -> RealData:
+    """The data set of an evaluation, on the CPU.
+
+    Raises DataError for missing or damaged data, ConfigError for a network that does not take the images.
+    """
+    data = load_dataset(config.dataset, root=config.data_root, download=config.download, validation=config.validation)
+    _refuse(_misfits(config.networks, data))
+    return data
+
+
+def load_run_data(r: RunConfig) -> RealData:
     """The run's data set, on the CPU.
 
     Raises DataError for missing or damaged data; ConfigError where the configuration does not fit them: a class with
@@ -50,21 +60,31 @@ def load_data(r: RunConfig) -> RealData:
         )
     if r.eval_every and not len(data.validation):
         problems.append("eval_every needs a validation split: set validation above 0, or eval_every to 0")
-    for spec in dict.fromkeys((r.network, *r.eval_networks)):
+    misfits = _misfits((r.network, *r.networks), data)
+    embedding = [name for name in (r.method, *r.baselines) if Need.EMBEDDING in METHODS[name].needs]
+    if embedding and not misfits and not build_network(r.network, data).has_embedding:
+        problems.append(
+            f"network {r.network!r} does not end in a Linear layer, so it has no embedding, which "
+            f"{' and '.join(embedding)} need. Choose another network, or baselines without them"
+        )
+    _refuse(problems + misfits)
+    return data
+
+
+def _misfits(networks: Sequence[str], data: RealData) -> list[str]:
+    """What is wrong with these networks for these data."""
+    problems = []
+    for spec in dict.fromkeys(networks):
         try:
-            network = build_network(spec, data)
+            build_network(spec, data)
         except ConfigError as error:
             problems.append(str(error))
-            continue
-        embedding = [name for name in (r.method, *r.baselines) if Need.EMBEDDING in METHODS[name].needs]
-        if spec == r.network and embedding and not network.has_embedding:
-            problems.append(
-                f"network {spec!r} does not end in a Linear layer, so it has no embedding, which "
-                f"{' and '.join(embedding)} need. Choose another network, or baselines without them"
-            )
+    return problems
+
+
+def _refuse(problems: Sequence[str]) -> None:
     if problems:
         raise ConfigError("\n".join(problems))
-    return data
 
 
 def build_network(spec: str, data: RealData, device: torch.device | str = "cpu") -> Network:
@@ -72,22 +92,25 @@ def build_network(spec: str, data: RealData, device: torch.device | str = "cpu")
     return Network(spec, channels=data.channels, size=data.size, classes=data.num_classes, device=device)
 
 
-def build_problem(r: RunConfig, data: RealData, preprocessing: Preprocessing | None = None) -> Problem:
-    """The problem on the run's device, without experts or teacher; `preprocessing` is fitted if it is not given."""
-    if r.torch_device.type == "cuda":  # float32 means float32, and the same kernels every time
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
-    data = data.to(r.torch_device)
-    if preprocessing is None:
-        preprocessing = fit_preprocessing("zca" if r.zca else "mean_std", data, cache_dir())
+def build_problem(r: RunConfig, data: RealData) -> Problem:
+    """The problem on the run's device, without experts or teacher."""
+    data = to_device(data, r.torch_device)
     return Problem(
         data=data,
-        preprocessing=preprocessing.to(r.torch_device),
+        preprocessing=fit_preprocessing("zca" if r.zca else "mean_std", data, cache_dir()).to(r.torch_device),
         network=build_network(r.network, data, r.torch_device),
         augmentation=DSA(r.dsa),
         ipc=r.ipc,
         seed=r.seed,
     )
+
+
+def to_device(data: RealData, device: torch.device) -> RealData:
+    """The data there, where float32 means float32 and the same kernels are taken every time."""
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+    return data.to(device)
 
 
 def provide(resolved: Resolved, problem: Problem, stop: StopFlag) -> Problem:
