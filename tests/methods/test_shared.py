@@ -4,6 +4,7 @@ import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from condense.methods.matching import Matching
 from condense.networks import canonical
 from condense.resources import config_path
 from condense.runs import RunFolder
-from condense.synthetic import INITIAL
+from condense.synthetic.initial import Initial
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted(METHODS)
@@ -268,7 +269,7 @@ def test_the_order_of_the_images_of_a_class_does_not_count(name, network, tmp_pa
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4])
-@pytest.mark.parametrize("kind", INITIAL)
+@pytest.mark.parametrize("kind", get_args(Initial))
 def test_every_start_can_be_had_with_every_factor(kind, factor, tmp_path):
     condenser = make_condenser("dm", init=kind, factor=factor)
     problem = make_problem(condenser, tmp_path)
