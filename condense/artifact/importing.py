@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from condense.artifact.export import LABELS_CSV
 from condense.artifact.tensors import check_labels
 from condense.data import Preprocessing, RealData
 from condense.data.folder import class_files, class_names, read_pictures
@@ -26,7 +27,6 @@ PREFIX = "preprocessing."
 MAP = ("mean", "std", "matrix", "inverse")
 NAMES = ("images", "labels", "classes", "lr", *MAP, *(PREFIX + name for name in MAP))
 """The arrays of a file that are looked at."""
-LABELS_CSV = "labels.csv"
 INVERSE_ERROR = 0.01
 """Largest error of matrix and inverse, one after the other, as a part of the largest number in the images."""
 
@@ -146,8 +146,8 @@ def fit_to(foreign: Foreign, data: RealData, source: Path) -> Foreign:
 def _read(path: Path, bare: str = "images") -> tuple[dict[str, Any], str]:
     """The named contents of a file or folder, and where they come from. A lone tensor gets the name `bare`."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        sums = [f"{_sha256(file.read_bytes())}  {file.relative_to(path).as_posix()}\n" for file in files]
+        files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+        sums = [f"{_sha256((path / file).read_bytes())}  {file}\n" for file in files]
         pictures = _listed_pictures(path) if (path / LABELS_CSV).is_file() else _class_folders(path)
         return pictures, _origin(path, "".join(sums).encode())
     if not path.is_file():
@@ -214,10 +214,10 @@ def _listed_pictures(path: Path) -> dict[str, Any]:
     try:
         with table.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        names, hard = [row["file"] for row in rows], np.array([int(row["label"]) for row in rows])
+        names, hard = [row["file"] for row in rows], np.array([int(row["label"]) for row in rows], np.int64)
         columns = [f"p{k}" for k in range(sum(bool(re.fullmatch(r"p\d+", key)) for key in rows[0]))]
         soft = [[float(row[column]) for column in columns] for row in rows]
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, csv.Error) as error:
         raise ArtifactError(
             f"{table}: must have the columns file and label, for soft labels p0, p1, ... as well, and a row for each "
             f"image ({error})."
@@ -284,12 +284,11 @@ def _lr(content: Mapping[str, Any], path: Path) -> float | None:
 
 def _map(content: Mapping[str, Any], path: Path) -> Preprocessing | None:
     """The map that the tensors with names of `MAP` define; None if there are none."""
-    names = {name: plain for name in content if (plain := name.removeprefix(PREFIX)) in MAP}
-    return (
-        _preprocessing({plain: _entry(content, name, path) for name, plain in names.items()}, str(path))
-        if names
-        else None
-    )
+    names = [name for name in content if name.removeprefix(PREFIX) in MAP]
+    tensors = {name.removeprefix(PREFIX): _entry(content, name, path) for name in names}
+    if len(tensors) < len(names):
+        raise ArtifactError(f"{path}: {', '.join(names)}: the same name with {PREFIX!r} in front and without.")
+    return _preprocessing(tensors, str(path)) if tensors else None
 
 
 def _preprocessing(tensors: Mapping[str, Tensor], where: str) -> Preprocessing:

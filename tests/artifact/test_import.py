@@ -347,6 +347,11 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {},
         "mean has 3 numbers; .* pixel: 64",
     ),
+    "two means": (
+        {"preprocessing.mean": torch.ones(1)},
+        {},
+        "the same name with 'preprocessing.' in front and without",
+    ),
     "lr twice": ({"lr": torch.tensor(0.1)}, {"lr": 0.2}, "brings its learned learning rate"),
     "lr of 0": ({"lr": torch.tensor(0.0)}, {}, "lr must be one positive number, not 0.0"),
     "several lr": ({"lr": torch.ones(2)}, {}, "lr must be one positive number"),
@@ -456,6 +461,11 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty table": (table, "must have the columns file and label"),
     "other columns": (lambda folder: table(folder, ["a.png", 0], header=("name", "label")), r"columns .* \('file'\)"),
     "a label in words": (lambda folder: table(folder, ["a.png", "zero"]), "columns file and label.*'zero'"),
+    "a huge label": (lambda folder: table(folder, ["a.png", 10**30]), "columns file and label"),
+    "a row too long": (
+        lambda folder: table(folder, ["a.png", 0, 1, 2], header=("file", "label", "p0")),
+        "columns file and label",
+    ),
     "a short row": (lambda folder: table(folder, ["a.png"]), "columns file and label"),
     "a probability in words": (
         lambda folder: table(folder, ["a.png", 0, "x"], header=("file", "label", "p0")),
