@@ -39,6 +39,7 @@ FLAGS = {
     "resume": ["RUN", "--json"],
     "eval": ["ARTIFACT", "--networks", "--protocol", "--n", "--seed", "--dataset", "--data-root", "--device", "--json"],
     "export": ["ARTIFACT", "--format", "--out"],
+    "import": ["SOURCE", "--out", "--dataset", "--data-root", "--labels", "--mean", "--std", "--zca"],
     "inspect": ["ARTIFACT", "--json"],
     "verify": ["ARTIFACT"],
     "ls": ["WHAT", "METHOD"],
@@ -46,6 +47,7 @@ FLAGS = {
     "check": CONFIGURATION,
     "cite": ["METHOD"],
 }
+FLAGS["import"] += ["--preprocessing", "--method", "--citation", "--lr"]
 """Every verb with every argument: scripts depend on them, so a change here is a change of the public interface."""
 
 

@@ -150,7 +150,7 @@ class ExpertConfig(MethodConfig):
 class TeacherConfig(MethodConfig):
     """Base of configurations whose method needs one network trained on the real data."""
 
-    teacher_epochs: int = Field(10, ge=1, description="epochs of the network whose embedding is used")
+    teacher_epochs: int = Field(10, ge=1, description="epochs of the network that is trained on the real data")
     teacher_lr: float = Field(0.01, gt=0, description="its learning rate")
     teacher_momentum: float = Field(0.9, ge=0, lt=1, description="its momentum")
     teacher_batch: int = Field(256, ge=1, description="its batch size")
