@@ -1,12 +1,12 @@
 """The final table of a run: its own set, the baselines and the full data, all under one protocol."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from condense import provide
 from condense.artifact import DATA, Artifact, add_evaluations, load_artifact, read_manifest
@@ -22,6 +22,7 @@ from condense.synthetic import DistilledSet, State
 logger = logging.getLogger("condense")
 
 FULL_DATA = "full data"
+_EVALUATION = TypeAdapter(Evaluation)
 
 
 def training_set(made: DistilledSet | Artifact) -> TrainingSet:
@@ -76,6 +77,7 @@ class Comparison:
             dsa=self.config.dsa,
             seed=self.config.seed,
             device=self.config.torch_device,
+            validation=self.validation,
             n=n or self.config.eval_repeats,
             poll=poll,
         )
@@ -92,8 +94,9 @@ def evaluate_run(resolved: Resolved, problem: Problem, folder: RunFolder, stop: 
     path, comparison = folder.artifact_path, Comparison(problem.data, problem.preprocessing, resolved.run)
     key = {"method": resolved.run.method, "set": read_manifest(path).payload[DATA].sha256}
     done = _kept(key, lambda: training_set(load_artifact(path)), comparison, comparison.protocol, stop)
-    recorded = [record.model_dump() for record in read_manifest(path).evaluations]
-    add_evaluations(path, [asdict(evaluation) for evaluation in done if asdict(evaluation) not in recorded])
+    recorded = [record.model_dump(mode="json") for record in read_manifest(path).evaluations]
+    made = [_EVALUATION.dump_python(evaluation, mode="json") for evaluation in done]
+    add_evaluations(path, [record for record in made if record not in recorded])
     return done
 
 
@@ -164,13 +167,12 @@ def _kept(
         }
         file = cache_dir() / "evaluations" / f"{provide.digest(identity)[:32]}.json"
         try:
-            record = json.loads(file.read_bytes())
-            found.append(Evaluation(**record | {"values": tuple(record["values"])}))
-        except (OSError, ValueError, TypeError, KeyError):  # not there, or damaged
+            found.append(_EVALUATION.validate_json(file.read_bytes()))
+        except (OSError, ValueError):  # not there, or damaged
             logger.info("evaluating %s on %s: protocol %s", what["method"], network, protocol.name)
             if training is None:
                 training = make()
             found.append(comparison.evaluate(training, comparison.test, network, protocol=protocol, poll=stop.check))
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(file, json.dumps(asdict(found[-1])).encode())
+            write_atomic(file, _EVALUATION.dump_json(found[-1]))
     return found

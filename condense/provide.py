@@ -17,6 +17,7 @@ from condense.cache import cache_dir
 from condense.config import EvaluationConfig, Resolved, RunConfig
 from condense.data import RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError
+from condense.evaluation import NO_VALIDATION, load_protocol
 from condense.experts import ExpertPlan, TrajectoryStore, train_expert
 from condense.files import write_atomic
 from condense.locks import lock
@@ -36,10 +37,11 @@ def digest(identity: Mapping[str, Any]) -> str:
 def load_data(config: EvaluationConfig) -> RealData:
     """The data set of an evaluation, on the CPU.
 
-    Raises DataError for missing or damaged data, ConfigError for a network that does not take the images.
+    Raises DataError for missing or damaged data, ConfigError for a network that does not take the images, and for a
+    protocol that needs a validation split where there is none.
     """
     data = load_dataset(config.dataset, root=config.data_root, download=config.download, validation=config.validation)
-    _refuse(_misfits(config.networks, data))
+    _refuse(_misfits(config.networks, data) + _unchosen(config, data))
     return data
 
 
@@ -47,7 +49,7 @@ def load_run_data(r: RunConfig) -> RealData:
     """The run's data set, on the CPU.
 
     Raises DataError for missing or damaged data; ConfigError where the configuration does not fit them: a class with
-    fewer than ipc training images, a network that does not take the images, validation asked for without a split.
+    fewer than ipc training images, a network that does not take the images, a use of the validation split without one.
     """
     data = load_dataset(r.dataset, root=r.data_root, download=r.download, validation=r.validation)
     counts = torch.bincount(data.train.labels, minlength=data.num_classes)
@@ -67,7 +69,7 @@ def load_run_data(r: RunConfig) -> RealData:
             f"network {r.network!r} does not end in a Linear layer, so it has no embedding, which "
             f"{' and '.join(embedding)} need. Choose another network, or baselines without them"
         )
-    _refuse(problems + misfits)
+    _refuse(problems + misfits + _unchosen(r, data))
     return data
 
 
@@ -80,6 +82,12 @@ def _misfits(networks: Sequence[str], data: RealData) -> list[str]:
         except ConfigError as error:
             problems.append(str(error))
     return problems
+
+
+def _unchosen(config: EvaluationConfig, data: RealData) -> list[str]:
+    """What is wrong if the protocol chooses something and there is nothing to choose it on."""
+    chooses = load_protocol(config.protocol).lrs and not len(data.validation)
+    return [NO_VALIDATION.format(config.protocol)] if chooses else []
 
 
 def _refuse(problems: Sequence[str]) -> None:
