@@ -34,7 +34,8 @@ class Protocol:
     or "none". After it, with probability `cutmix`, a batch is mixed (`condense.augment.cutmix`).
 
     `networks` fresh networks make one number. A whole real training set gets `full_data_epochs` instead of `epochs`,
-    and `updates` as any other. `source` cites the paper, `notes` says what to know before comparing with published numbers.
+    and `updates` as any other. `source` cites the paper, `notes` says what to know before comparing with published
+    numbers.
     """
 
     name: str
