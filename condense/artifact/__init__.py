@@ -10,6 +10,7 @@ from condense.artifact.format import (
 )
 from condense.artifact.load import Artifact, load_artifact, read_manifest, verify
 from condense.artifact.save import add_evaluations, save_artifact
+from condense.artifact.tensors import stored_bytes
 
 __all__ = [
     "DATA",
@@ -24,5 +25,6 @@ __all__ = [
     "load_artifact",
     "read_manifest",
     "save_artifact",
+    "stored_bytes",
     "verify",
 ]

@@ -1,6 +1,7 @@
 """Retrain fresh networks on a set and measure them on data that nothing else has seen."""
 
-from condense.evaluation.fresh import NetworkLike
+from condense.evaluation.datasets import AnyDataset, as_test_set, as_training_set
+from condense.evaluation.fresh import NetworkLike, fresh_networks
 from condense.evaluation.protocols import Augmentation, Protocol, load_protocol, load_protocols
 from condense.evaluation.sets import TestSet, TrainingSet
 from condense.evaluation.statistics import paired_difference, summary
@@ -8,6 +9,7 @@ from condense.evaluation.train import NO_VALIDATION, Evaluation, Pilot, evaluate
 
 __all__ = [
     "NO_VALIDATION",
+    "AnyDataset",
     "Augmentation",
     "Evaluation",
     "NetworkLike",
@@ -15,7 +17,10 @@ __all__ = [
     "Protocol",
     "TestSet",
     "TrainingSet",
+    "as_test_set",
+    "as_training_set",
     "evaluate",
+    "fresh_networks",
     "load_protocol",
     "load_protocols",
     "paired_difference",
