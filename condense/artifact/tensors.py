@@ -42,7 +42,7 @@ def check_tensors(manifest: Manifest, tensors: dict[str, Tensor], path: Path) ->
 def stored_bytes(manifest: Manifest) -> dict[str, int]:
     """What a distilled set costs to store: the bytes of its images, labels, preprocessing and learned learning rate.
 
-    Those of the numbers themselves, without file headers. The learning rate is a float32 among them, where there is one.
+    Those of the numbers themselves, without file headers. The learning rate counts as a float32 where there is one.
     Sets are comparable where the sums are: images at a fraction of the size, or soft labels, change what ipc means.
     """
     found = {"images": 0, "labels": 0, "preprocessing": 0, "lr": 0 if manifest.lr is None else 4}

@@ -94,7 +94,7 @@ def test_the_weight_moves_between_the_two_differences(values):
 
 
 def test_labels_that_do_the_work_are_seen_through():
-    """A: good images. B: as accurate as A, but by its soft labels, which help random images as much. C: random images."""
+    """A: good images. B: as accurate as A, but by its soft labels, which help random images as much. C: random."""
     a = lrs(real_hard=0.85, syn_hard=0.65, syn_any=0.65, rdm_any=0.30)
     b = lrs(real_hard=0.85, syn_hard=0.35, syn_any=0.65, rdm_any=0.60)
     c = lrs(real_hard=0.85, syn_hard=0.30, syn_any=0.30, rdm_any=0.30)
@@ -102,7 +102,7 @@ def test_labels_that_do_the_work_are_seen_through():
 
 
 def test_augmentation_that_does_the_work_is_seen_through():
-    """A: above random with and without it. B: above random with it alone. C: random images, which gain as much by it."""
+    """A: above random with and without it. B: above random with it alone. C: random, which gains as much by it."""
     a = ars(syn_aug=0.60, rdm_aug=0.35, syn_naug=0.55, rdm_naug=0.30)
     b = ars(syn_aug=0.60, rdm_aug=0.35, syn_naug=0.30, rdm_naug=0.30)
     c = ars(syn_aug=0.35, rdm_aug=0.35, syn_naug=0.30, rdm_naug=0.30)
