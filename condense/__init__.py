@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from condense.api import RunResult, distill, resume
-    from condense.api import evaluate_artifact as evaluate
+    from condense.api import RunResult, distill, evaluate, resume
     from condense.artifact import Artifact
     from condense.artifact import load_artifact as load
     from condense.methods import list_methods
@@ -16,7 +15,7 @@ _PUBLIC = {
     "Artifact": ("condense.artifact", "Artifact"),
     "RunResult": ("condense.api", "RunResult"),
     "distill": ("condense.api", "distill"),
-    "evaluate": ("condense.api", "evaluate_artifact"),
+    "evaluate": ("condense.api", "evaluate"),
     "list_methods": ("condense.methods", "list_methods"),
     "load": ("condense.artifact", "load_artifact"),
     "resume": ("condense.api", "resume"),

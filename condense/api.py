@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from condense import provide
+from condense import evaluation, provide, robustness
 from condense.artifact import (
+    Artifact,
     DatasetRecord,
     MethodRecord,
     add_evaluations,
@@ -27,15 +28,27 @@ from condense.comparison import (
     evaluate_baselines,
     evaluate_on_test,
     evaluate_run,
+    record_new,
     training_set,
     validation_observer,
 )
-from condense.config import MIRROR_FREE, Layer, Resolved, read_evaluation, read_resolved, resolve
+from condense.config import MIRROR_FREE, EvaluationConfig, Layer, Resolved, read_evaluation, read_resolved, resolve
 from condense.data import fit_preprocessing
 from condense.errors import ConfigError, DataError, unknown
-from condense.evaluation import Evaluation
+from condense.evaluation import (
+    AnyDataset,
+    Evaluation,
+    NetworkLike,
+    TestSet,
+    TrainingSet,
+    as_test_set,
+    as_training_set,
+    fresh_networks,
+    load_protocol,
+)
 from condense.loop import distillation_loop
 from condense.methods import METHODS, ExpertConfig, Problem
+from condense.robustness import Robustness
 from condense.runs import RunFolder, create_trackers, stop_signals
 from condense.synthetic import DistilledSet
 
@@ -99,32 +112,146 @@ def train_buffer(resolved: Resolved) -> Path:
         return provide.experts(resolved, problem, stop).path
 
 
-def evaluate_artifact(path: Path | str, **values: Any) -> list[Evaluation]:
-    """Train fresh networks on the distilled set at `path`, and test them on the data set that it was made from.
+def evaluate(
+    source: Path | str | Artifact | TrainingSet | AnyDataset,
+    networks: Sequence[NetworkLike] = (),
+    *,
+    protocol: str | None = None,
+    n: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    dataset: str | None = None,
+    data_root: Path | str | None = None,
+    test: TestSet | AnyDataset | None = None,
+    validation: TestSet | AnyDataset | None = None,
+    dsa: str | None = None,
+) -> list[Evaluation]:
+    """Train fresh networks on a distilled set, and test each once: one evaluation for each of `networks`.
 
-    `values` are those keys of the run that made it which are to be changed for this evaluation, of `EVALUATION_KEYS`;
-    `dataset` is for data that have moved. Each result is added to the manifest when it is there. Raises ArtifactError,
-    ConfigError or DataError before any training.
+    `source` is the folder of a distilled set, whose manifest then gets the results, or what `condense.load` made of it.
+    Networks, protocol, `n` (fresh networks of each kind), seed and device are those of its run where they are not
+    given, and the data are those it was made from; `dataset` and `data_root` say where these are now.
+
+    Or `source` is a set of your own, a TrainingSet or any torch Dataset, with images [ch, size, size] as networks see
+    them and labels that are integers or probabilities. It needs `networks` and a `test` set in the same space, and
+    `validation` where the protocol chooses something. Datasets are read once, so their random transforms do not vary.
+    `dsa` is the augmentation strategy for protocols with DSA; leave its flip out where mirror images change the class.
+
+    A network is a spec of `condense ls networks`, or a function without arguments that makes a torch.nn.Module with
+    logits [n, classes], such as a class. Raises ArtifactError, ConfigError or DataError before any training.
     """
+    given: dict[str, Any] = {"protocol": protocol, "eval_repeats": n, "seed": seed, "device": device}
+    given |= {"dataset": dataset, "data_root": data_root, "dsa": dsa}
+    values = {key: value for key, value in given.items() if value is not None}
+    networks = [networks] if isinstance(networks, str) or callable(networks) else list(networks)
+    if isinstance(source, Path | str | Artifact):
+        if wrong := [name for name, held in (("test", test), ("validation", validation)) if held is not None]:
+            raise ConfigError(f"{' and '.join(wrong)}: a distilled set is tested on the data that it was made from")
+        return evaluate_artifact(source, networks, **values)
+    if wrong := sorted({"dataset", "data_root"} & values.keys()):
+        raise ConfigError(f"{' and '.join(wrong)}: a set of your own is tested on `test`")
+    if not networks or test is None:
+        raise ConfigError("a set of your own needs networks, for example ['convnet'], and a test set")
+    return _evaluate_own(
+        as_training_set(source),
+        as_test_set(test, "test set"),
+        None if validation is None else as_test_set(validation, "validation set"),
+        networks,
+        read_evaluation(values, "evaluate()"),
+    )
+
+
+def _evaluate_own(
+    training: TrainingSet,
+    test: TestSet,
+    validation: TestSet | None,
+    networks: Sequence[NetworkLike],
+    config: EvaluationConfig,
+) -> list[Evaluation]:
+    hard = [int(held.labels.max()) for held in (training, test) if held.labels.ndim == 1]
+    classes = training.labels.shape[1] if training.labels.ndim == 2 else 1 + max(hard)
+    training.check("training set", classes)
+    for network in networks:
+        fresh_networks(network, training, classes)
+    provide.settle(config.torch_device)
+    with stop_signals() as stop:
+        return [
+            evaluation.evaluate(
+                training,
+                test,
+                network,
+                classes=classes,
+                protocol=load_protocol(config.protocol),
+                dsa=config.dsa,
+                seed=config.seed,
+                device=config.torch_device,
+                validation=validation,
+                n=config.eval_repeats,
+                poll=stop.check,
+            )
+            for network in networks
+        ]
+
+
+def evaluate_artifact(
+    source: Path | str | Artifact, networks: Sequence[NetworkLike] = (), **values: Any
+) -> list[Evaluation]:
+    """Train fresh networks on a distilled set, and test them on the data set that it was made from.
+
+    `networks` are specs, or functions that make one; default: those of the run. `values` are those keys of the run that
+    made it which are to be changed for this evaluation, of `EVALUATION_KEYS`; `dataset` is for data that have moved.
+    Each result is added to the manifest of a folder when it is there. Raises ArtifactError, ConfigError or DataError
+    before any training.
+    """
+    artifact, comparison = _opened(source, networks, values)
+    training, done = training_set(artifact), []
+    for network in networks:
+        fresh_networks(network, training, comparison.data.num_classes)
+    with stop_signals() as stop:
+        for made in evaluate_on_test(training, comparison, networks or comparison.config.networks, stop):
+            if not isinstance(source, Artifact):
+                add_evaluations(Path(source), [asdict(made)])
+            done.append(made)
+    return done
+
+
+def evaluate_robustness(path: Path | str, **values: Any) -> Robustness:
+    """A distilled set under other augmentations and labels, beside random images and the full data.
+
+    `values` are as for `evaluate_artifact`. The network is the one that the set was made with; the others in
+    `eval_networks` are those of the transfer. The evaluations under the protocol itself are added to the manifest, if
+    they are not there. All are kept in the cache, so that a stopped command continues. Raises as `evaluate_artifact`.
+    """
+    artifact, comparison = _opened(path, (), values)
+    data, config = comparison.data, comparison.config
+    network = str(artifact.manifest.config.get("network", "convnet"))
+    own = provide.build_network(network, data).name
+    others = [spec for spec in config.networks if provide.build_network(spec, data).name != own]
+    with stop_signals() as stop:
+        found = robustness.evaluate_robustness(artifact, comparison, network, others, stop)
+    record_new(Path(path), found.evaluations)
+    return found
+
+
+def _opened(
+    source: Path | str | Artifact, networks: Sequence[NetworkLike], values: dict[str, Any]
+) -> tuple[Artifact, Comparison]:
+    """A distilled set, and what to compare it with, once all that the keys can get wrong has been looked at."""
     if wrong := sorted(values.keys() - EVALUATION_KEYS):
         raise ConfigError("\n".join(unknown("key of an evaluation", key, EVALUATION_KEYS) for key in wrong))
-    artifact = load_artifact(Path(path))
-    config = read_evaluation(artifact.manifest.config | values, "eval")
+    artifact = source if isinstance(source, Artifact) else load_artifact(Path(source))
+    specs = [network for network in networks if isinstance(network, str)]
+    named = {"eval_networks": specs} if specs else {}
+    config = read_evaluation(artifact.manifest.config | values | named, "eval")
     data = provide.load_data(config)
     if data.sha256 != artifact.manifest.dataset.sha256:
         held, found = artifact.manifest.dataset.sha256[:12], data.sha256[:12]
         raise DataError(
-            f"{path} was made from another {data.name}: its data have SHA-256 {held}..., these have {found}.... "
-            "Name the original with --data-root or --dataset"
+            f"{'the set' if source is artifact else source} was made from another {data.name}: its data have SHA-256 "
+            f"{held}..., these have {found}.... Name the original with --data-root or --dataset"
         )
     device = config.torch_device
-    comparison = Comparison(provide.to_device(data, device), artifact.preprocessing.to(device), config)
-    done = []
-    with stop_signals() as stop:
-        for evaluation in evaluate_on_test(training_set(artifact), comparison, stop):
-            add_evaluations(Path(path), [asdict(evaluation)])
-            done.append(evaluation)
-    return done
+    return artifact, Comparison(provide.to_device(data, device), artifact.preprocessing.to(device), config)
 
 
 def import_set(

@@ -1,19 +1,21 @@
 """The final table of a run: its own set, the baselines and the full data, all under one protocol."""
 
-import json
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from condense import provide
-from condense.artifact import DATA, Artifact, add_evaluations, load_artifact, read_manifest
+from condense.artifact import DATA, Artifact, Manifest, add_evaluations, load_artifact, read_manifest
 from condense.cache import cache_dir
-from condense.config import EvaluationConfig, Resolved
+from condense.config import EvaluationConfig, Resolved, RunConfig
 from condense.data import Preprocessing, RealData
-from condense.evaluation import Evaluation, Protocol, TestSet, TrainingSet, evaluate, load_protocol
+from condense.evaluation import Evaluation, NetworkLike, Protocol, TestSet, TrainingSet, evaluate, load_protocol
 from condense.files import write_atomic
 from condense.methods import METHODS, Condenser, Metrics, Problem
 from condense.runs import RunFolder, StopFlag
@@ -22,6 +24,7 @@ from condense.synthetic import DistilledSet, State
 logger = logging.getLogger("condense")
 
 FULL_DATA = "full data"
+_EVALUATION = TypeAdapter(Evaluation)
 
 
 def training_set(made: DistilledSet | Artifact) -> TrainingSet:
@@ -60,7 +63,7 @@ class Comparison:
         self,
         training: TrainingSet,
         test: TestSet,
-        network: str,
+        network: NetworkLike,
         *,
         protocol: Protocol | None = None,
         n: int | None = None,
@@ -76,25 +79,39 @@ class Comparison:
             dsa=self.config.dsa,
             seed=self.config.seed,
             device=self.config.torch_device,
+            validation=self.validation,
             n=n or self.config.eval_repeats,
             poll=poll,
         )
 
 
-def evaluate_on_test(training: TrainingSet, comparison: Comparison, stop: StopFlag) -> Iterator[Evaluation]:
-    """One evaluation for each network of the comparison, on the test set."""
-    for network in comparison.config.networks:
+def evaluate_on_test(
+    training: TrainingSet, comparison: Comparison, networks: Sequence[NetworkLike], stop: StopFlag
+) -> Iterator[Evaluation]:
+    """One evaluation for each network, on the test set."""
+    for network in networks:
         yield comparison.evaluate(training, comparison.test, network, poll=stop.check)
 
 
 def evaluate_run(resolved: Resolved, problem: Problem, folder: RunFolder, stop: StopFlag) -> list[Evaluation]:
     """Evaluate the run's artifact, and record in its manifest what is not there yet."""
     path, comparison = folder.artifact_path, Comparison(problem.data, problem.preprocessing, resolved.run)
-    key = {"method": resolved.run.method, "set": read_manifest(path).payload[DATA].sha256}
-    done = _kept(key, lambda: training_set(load_artifact(path)), comparison, comparison.protocol, stop)
-    recorded = [record.model_dump() for record in read_manifest(path).evaluations]
-    add_evaluations(path, [asdict(evaluation) for evaluation in done if asdict(evaluation) not in recorded])
+    key, make = artifact_key(read_manifest(path)), cache(lambda: training_set(load_artifact(path)))
+    done = [kept(key, make, comparison, comparison.protocol, network, stop) for network in resolved.run.networks]
+    record_new(path, done)
     return done
+
+
+def artifact_key(manifest: Manifest) -> dict[str, Any]:
+    """What a distilled set is, for the cache."""
+    return {"method": manifest.method.name, "set": manifest.payload[DATA].sha256}
+
+
+def record_new(path: Path, evaluations: Sequence[Evaluation]) -> None:
+    """Add those of the evaluations to the artifact's manifest that are not there yet."""
+    recorded = [record.model_dump(mode="json") for record in read_manifest(path).evaluations]
+    made = [_EVALUATION.dump_python(evaluation, mode="json") for evaluation in evaluations]
+    add_evaluations(path, [record for record in made if record not in recorded])
 
 
 def evaluate_baselines(resolved: Resolved, problem: Problem, stop: StopFlag) -> dict[str, list[Evaluation]]:
@@ -102,27 +119,35 @@ def evaluate_baselines(resolved: Resolved, problem: Problem, stop: StopFlag) -> 
     r, comparison = resolved.run, Comparison(problem.data, problem.preprocessing, resolved.run)
     found: dict[str, list[Evaluation]] = {}
     for name in r.baselines:
-        if name == r.method:
-            continue
-        config = METHODS[name].Config()
-        baseline = replace(resolved, run=r.model_copy(update={"method": name}), method=config)
-
-        def real_images(baseline: Resolved = baseline) -> TrainingSet:
-            condenser = METHODS[baseline.run.method](baseline.method)
-            state = condenser.init(provide.provide(baseline, problem, stop))
-            return training_set(condenser.distilled(state))
-
-        key = {
-            "method": name,
-            "ipc": r.ipc,
-            "condenser_network": problem.network.name,
-            **config.model_dump(mode="json"),
-        }
-        found[name] = _kept(key, real_images, comparison, comparison.protocol, stop)
+        if name != r.method:
+            key, make = real_images(name, r, problem, stop)
+            protocol = comparison.protocol
+            found[name] = [kept(key, make, comparison, protocol, network, stop) for network in r.networks]
     if r.full_data:
-        protocol = comparison.protocol.on_full_data()
-        found[FULL_DATA] = _kept({"method": FULL_DATA}, lambda: comparison.everything, comparison, protocol, stop)
+        found[FULL_DATA] = [evaluate_full_data(comparison, network, stop) for network in r.networks]
     return found
+
+
+def evaluate_full_data(comparison: Comparison, network: str, stop: StopFlag) -> Evaluation:
+    """The whole real training set, for as long as the protocol trains on that."""
+    protocol = comparison.protocol.on_full_data()
+    return kept({"method": FULL_DATA}, lambda: comparison.everything, comparison, protocol, network, stop)
+
+
+def real_images(
+    name: str, r: RunConfig, problem: Problem, stop: StopFlag
+) -> tuple[dict[str, Any], Callable[[], TrainingSet]]:
+    """What the baseline `name` is with its default settings, for the cache, and what makes its set, once."""
+    config = METHODS[name].Config()
+    resolved = Resolved(r.model_copy(update={"method": name}), config, {})
+
+    @cache
+    def make() -> TrainingSet:
+        condenser = METHODS[name](config)
+        return training_set(condenser.distilled(condenser.init(provide.provide(resolved, problem, stop))))
+
+    key = {"method": name, "ipc": problem.ipc, "condenser_network": problem.network.name}
+    return key | config.model_dump(mode="json"), make
 
 
 def validation_observer(resolved: Resolved, condenser: Condenser, problem: Problem) -> Callable[[State, int], Metrics]:
@@ -138,39 +163,36 @@ def validation_observer(resolved: Resolved, condenser: Condenser, problem: Probl
     return observe
 
 
-def _kept(
+def kept(
     what: dict[str, Any],
     make: Callable[[], TrainingSet],
     comparison: Comparison,
     protocol: Protocol,
+    network: str,
     stop: StopFlag,
-) -> list[Evaluation]:
-    """The evaluations of the set that `make` builds, each from the cache if this very comparison was made before."""
-    keys, training = comparison.config, None
-    found = []
-    for network in keys.networks:
-        identity = what | {
-            "data": comparison.data.sha256,
-            "validation": keys.validation,
-            "preprocessing": comparison.preprocessing.kind,
-            "network": provide.build_network(network, comparison.data).name,
-            "protocol": asdict(protocol),
-            "n": keys.eval_repeats,
-            "dsa": keys.dsa,
-            "seed": keys.seed,
-            "device": keys.torch_device.type,
-            "torch": torch.__version__,
-            "numerics": provide.NUMERICS,
-        }
-        file = cache_dir() / "evaluations" / f"{provide.digest(identity)[:32]}.json"
-        try:
-            record = json.loads(file.read_bytes())
-            found.append(Evaluation(**record | {"values": tuple(record["values"])}))
-        except (OSError, ValueError, TypeError, KeyError):  # not there, or damaged
-            logger.info("evaluating %s on %s: protocol %s", what["method"], network, protocol.name)
-            if training is None:
-                training = make()
-            found.append(comparison.evaluate(training, comparison.test, network, protocol=protocol, poll=stop.check))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(file, json.dumps(asdict(found[-1])).encode())
-    return found
+) -> Evaluation:
+    """The evaluation of the set that `make` builds, from the cache if this very comparison was made before."""
+    keys, preprocessing = comparison.config, comparison.preprocessing
+    identity = what | {
+        "data": comparison.data.sha256,
+        "validation": keys.validation,
+        "preprocessing": f"{preprocessing.kind} {preprocessing.sha256}",
+        "network": provide.build_network(network, comparison.data).name,
+        "protocol": asdict(protocol),
+        "n": keys.eval_repeats,
+        "dsa": keys.dsa,
+        "seed": keys.seed,
+        "device": keys.torch_device.type,
+        "torch": torch.__version__,
+        "numerics": provide.NUMERICS,
+    }
+    file = cache_dir() / "evaluations" / f"{provide.digest(identity)[:32]}.json"
+    try:
+        return _EVALUATION.validate_json(file.read_bytes())
+    except (OSError, ValueError):  # not there, or damaged
+        other = "" if protocol.augmentation == comparison.protocol.augmentation else f" with {protocol.augmentation}"
+        logger.info("evaluating %s on %s: protocol %s%s", what["method"], network, protocol.name, other)
+        made = comparison.evaluate(make(), comparison.test, network, protocol=protocol, poll=stop.check)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, _EVALUATION.dump_json(made))
+        return made

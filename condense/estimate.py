@@ -18,8 +18,8 @@ are measured on random images. The phases, with their parameter vectors and grap
 
     experts, teacher  epochs * batches passes each, twice with GSAM's second gradient; 4 vectors, 1 graph
     distillation      what the method states (`MethodConfig.work`), times the iterations
-    evaluation        epochs * batches passes for every network, with 4 vectors and 1 graph, and a third of a pass,
-                      without a graph, for each test batch
+    evaluation        the protocol's updates for every network and for every learning rate that it tries, with 4
+                      vectors and 1 graph, and a third of a pass, without a graph, for each test batch
 
 Augmentation, optimisers and logging are left out, and so is what the cache holds of teachers and of evaluations of
 baselines. The true time may well be half or twice this.
@@ -113,15 +113,15 @@ def phases(resolved: Resolved, problem: Problem) -> Iterator[Phase]:
         yield Phase("distillation", problem.network, work.batch, passes, work.vectors, work.graphs)
 
     protocol = load_protocol(r.protocol)
-    sets = dict.fromkeys((r.method, *baselines), (synthetic, protocol.epochs))
-    sets[r.method] = (synthetic * method.cells, protocol.epochs)
+    sets = dict.fromkeys((r.method, *baselines), (synthetic, protocol))
+    sets[r.method] = (synthetic * method.cells, protocol)
     if r.full_data:
-        sets[FULL_DATA] = (train, protocol.full_data_epochs)
+        sets[FULL_DATA] = (train, protocol.on_full_data())
     repeats, test = r.eval_repeats or protocol.networks, len(data.test)
     for spec in r.networks:
         network = build_network(spec, data, problem.device)
-        for name, (images, epochs) in sets.items():
-            passes = repeats * epochs * math.ceil(images / protocol.batch)
+        for name, (images, used) in sets.items():
+            passes = (repeats + len(used.lrs)) * used.steps(images)
             yield Phase(f"evaluation of {name}", network, min(protocol.batch, images), passes)
             tests = repeats * math.ceil(test / TEST_BATCH) / 3
             yield Phase(f"evaluation of {name}", network, min(TEST_BATCH, test), tests, graphs=0)

@@ -17,6 +17,7 @@ from condense.cache import cache_dir
 from condense.config import EvaluationConfig, Resolved, RunConfig
 from condense.data import RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError
+from condense.evaluation import NO_VALIDATION, load_protocol
 from condense.experts import ExpertPlan, TrajectoryStore, train_expert
 from condense.files import write_atomic
 from condense.locks import lock
@@ -36,10 +37,11 @@ def digest(identity: Mapping[str, Any]) -> str:
 def load_data(config: EvaluationConfig) -> RealData:
     """The data set of an evaluation, on the CPU.
 
-    Raises DataError for missing or damaged data, ConfigError for a network that does not take the images.
+    Raises DataError for missing or damaged data, ConfigError for a network that does not take the images, and for a
+    protocol that needs a validation split where there is none.
     """
     data = load_dataset(config.dataset, root=config.data_root, download=config.download, validation=config.validation)
-    _refuse(_misfits(config.networks, data))
+    refuse(_misfits(config.networks, data) + _unchosen(config, data))
     return data
 
 
@@ -47,17 +49,10 @@ def load_run_data(r: RunConfig) -> RealData:
     """The run's data set, on the CPU.
 
     Raises DataError for missing or damaged data; ConfigError where the configuration does not fit them: a class with
-    fewer than ipc training images, a network that does not take the images, validation asked for without a split.
+    fewer than ipc training images, a network that does not take the images, a use of the validation split without one.
     """
     data = load_dataset(r.dataset, root=r.data_root, download=r.download, validation=r.validation)
-    counts = torch.bincount(data.train.labels, minlength=data.num_classes)
-    smallest = int(counts.argmin())
-    problems = []
-    if r.ipc > int(counts[smallest]):
-        problems.append(
-            f"ipc = {r.ipc}: class {data.classes[smallest]!r} of {data.name} has only {int(counts[smallest])} training "
-            f"images (validation = {r.validation} of each class is held out). Choose ipc <= {int(counts[smallest])}"
-        )
+    problems = too_few(r.ipc, r, data)
     if r.eval_every and not len(data.validation):
         problems.append("eval_every needs a validation split: set validation above 0, or eval_every to 0")
     misfits = _misfits((r.network, *r.networks), data)
@@ -67,8 +62,20 @@ def load_run_data(r: RunConfig) -> RealData:
             f"network {r.network!r} does not end in a Linear layer, so it has no embedding, which "
             f"{' and '.join(embedding)} need. Choose another network, or baselines without them"
         )
-    _refuse(problems + misfits)
+    refuse(problems + misfits + _unchosen(r, data))
     return data
+
+
+def too_few(ipc: int, config: EvaluationConfig, data: RealData) -> list[str]:
+    """What is wrong if a class has fewer than ipc training images."""
+    counts = torch.bincount(data.train.labels, minlength=data.num_classes)
+    smallest = int(counts.argmin())
+    if ipc <= int(counts[smallest]):
+        return []
+    return [
+        f"ipc = {ipc}: class {data.classes[smallest]!r} of {data.name} has only {int(counts[smallest])} training "
+        f"images (validation = {config.validation} of each class is held out). Choose ipc <= {int(counts[smallest])}"
+    ]
 
 
 def _misfits(networks: Sequence[str], data: RealData) -> list[str]:
@@ -82,7 +89,14 @@ def _misfits(networks: Sequence[str], data: RealData) -> list[str]:
     return problems
 
 
-def _refuse(problems: Sequence[str]) -> None:
+def _unchosen(config: EvaluationConfig, data: RealData) -> list[str]:
+    """What is wrong if the protocol chooses something and there is nothing to choose it on."""
+    chooses = load_protocol(config.protocol).lrs and not len(data.validation)
+    return [NO_VALIDATION.format(config.protocol)] if chooses else []
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise ConfigError with all the problems, if there are any."""
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -107,10 +121,15 @@ def build_problem(r: RunConfig, data: RealData) -> Problem:
 
 def to_device(data: RealData, device: torch.device) -> RealData:
     """The data there, where float32 means float32 and the same kernels are taken every time."""
+    settle(device)
+    return data.to(device)
+
+
+def settle(device: torch.device) -> None:
+    """Make float32 mean float32 on the device, and take the same kernels every time."""
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
-    return data.to(device)
 
 
 def provide(resolved: Resolved, problem: Problem, stop: StopFlag) -> Problem:

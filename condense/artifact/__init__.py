@@ -12,6 +12,7 @@ from condense.artifact.format import (
 from condense.artifact.importing import fit_to, read_set, stated_map
 from condense.artifact.load import Artifact, load_artifact, read_manifest, verify
 from condense.artifact.save import add_evaluations, save_artifact
+from condense.artifact.tensors import stored_bytes
 
 __all__ = [
     "DATA",
@@ -30,5 +31,6 @@ __all__ = [
     "refuse_existing",
     "save_artifact",
     "stated_map",
+    "stored_bytes",
     "verify",
 ]

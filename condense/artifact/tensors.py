@@ -1,5 +1,6 @@
 """The tensors of a distilled set, and when they are valid."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -36,6 +37,18 @@ def check_tensors(manifest: Manifest, tensors: dict[str, Tensor], path: Path) ->
     if manifest.images.factor > min(tensors["images"].shape[2:]):
         raise ArtifactError(f"{path}: factor {manifest.images.factor} asks for more cells than an image has pixels.")
     check_labels(tensors["labels"], len(manifest.classes), path)
+
+
+def stored_bytes(manifest: Manifest) -> dict[str, int]:
+    """What a distilled set costs to store: the bytes of its images, labels, preprocessing and learned learning rate.
+
+    Those of the numbers themselves, without file headers. The learning rate counts as a float32 where there is one.
+    Sets are comparable where the sums are: images at a fraction of the size, or soft labels, change what ipc means.
+    """
+    found = {"images": 0, "labels": 0, "preprocessing": 0, "lr": 0 if manifest.lr is None else 4}
+    for name, (dtype, shape) in _layout(manifest).items():
+        found[name.partition(".")[0]] += dtype.itemsize * math.prod(shape)
+    return found
 
 
 def _layout(manifest: Manifest) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:

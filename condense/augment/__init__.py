@@ -3,5 +3,17 @@
 from condense.augment.compose import composed, without_cutout
 from condense.augment.cutmix import cutmix
 from condense.augment.dsa import DSA, FULL_STRATEGY, OPERATIONS, Record, apply_groups
+from condense.augment.standard import crop_flip, standard
 
-__all__ = ["DSA", "FULL_STRATEGY", "OPERATIONS", "Record", "apply_groups", "composed", "cutmix", "without_cutout"]
+__all__ = [
+    "DSA",
+    "FULL_STRATEGY",
+    "OPERATIONS",
+    "Record",
+    "apply_groups",
+    "composed",
+    "crop_flip",
+    "cutmix",
+    "standard",
+    "without_cutout",
+]

@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 
 def cutmix(x: Tensor, y: Tensor, classes: int, generator: torch.Generator, probability: float) -> tuple[Tensor, Tensor]:
-    """Images x [n, ch, h, w] and their probabilities [n, classes], from labels y [n].
+    """Images x [n, ch, h, w] and their probabilities [n, classes], from labels y [n] or probabilities [n, classes].
 
     With `probability` all images are mixed: y'_i = r y_i + (1 - r) y_j for the image j that fills the box of i.
     Otherwise nothing changes but the labels' form. As many numbers are drawn either way.
     """
     chance, lam, *centre = torch.rand(4, generator=generator).tolist()
     others = torch.randperm(len(x), generator=generator).to(x.device)
-    soft = F.one_hot(y, classes).to(x.dtype)
+    soft = F.one_hot(y, classes).to(x.dtype) if y.ndim == 1 else y
     if chance >= probability:
         return x, soft
     spans = []

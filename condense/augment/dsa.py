@@ -88,12 +88,12 @@ def flip(x: Tensor, u: Tensor) -> Tensor:
     return torch.where(_column(u, 0, x) < 0.5, x.flip(3), x)
 
 
-def _warp(x: Tensor, rows: list[list[Tensor]]) -> Tensor:
-    """Bilinear sampling on the affine grid of theta [n, 2, 2], zero outside.
+def warp(x: Tensor, rows: list[list[Tensor]]) -> Tensor:
+    """Bilinear sampling on the affine grid of theta, its two rows of three numbers [n or 1] each; zero outside.
 
     align_corners is True, as in the published code (the default of the torch version it was written for).
     """
-    theta = torch.stack([torch.stack([*row, torch.zeros_like(row[0])], -1) for row in rows], 1).to(x.dtype)
+    theta = torch.stack([torch.stack(row, -1) for row in rows], 1).to(x.dtype)
     grid = F.affine_grid(theta.expand(x.shape[0], 2, 3), list(x.shape), align_corners=True)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 
@@ -102,13 +102,14 @@ def scale(x: Tensor, u: Tensor) -> Tensor:
     """The sampling grid is stretched by s_x, s_y, independent and uniform on [1/1.2, 1.2)."""
     sx, sy = (1 / SCALE + u[:, k] * (SCALE - 1 / SCALE) for k in (0, 1))
     zero = torch.zeros_like(sx)
-    return _warp(x, [[sx, zero], [zero, sy]])
+    return warp(x, [[sx, zero, zero], [zero, sy, zero]])
 
 
 def rotate(x: Tensor, u: Tensor) -> Tensor:
     """The sampling grid is turned by an angle uniform on [-15, 15) degrees, about the image's centre."""
     angle = (2 * u[:, 0] - 1) * ROTATE * (math.pi / 180)
-    return _warp(x, [[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
+    zero = torch.zeros_like(angle)
+    return warp(x, [[angle.cos(), -angle.sin(), zero], [angle.sin(), angle.cos(), zero]])
 
 
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

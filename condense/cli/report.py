@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from condense.api import RunResult
-from condense.artifact import Manifest, read_manifest
+from condense.artifact import Manifest, read_manifest, stored_bytes
 from condense.artifact.format import PREVIEW
 from condense.comparison import FULL_DATA
 from condense.config import Resolved, fields, rows
@@ -22,6 +22,7 @@ from condense.estimate import Estimate
 from condense.evaluation import Evaluation, load_protocols, paired_difference
 from condense.methods import METHODS, Condenser, Problem, get_method
 from condense.networks import NETWORKS
+from condense.robustness import Interval, Robustness
 
 RECORD = ("network", "protocol", "n", "mean", "ci95", "values")
 
@@ -70,6 +71,56 @@ def print_evaluations(artifact: Path, evaluations: Sequence[Evaluation], as_json
         print_json(_object(artifact, None, evaluations, {}))
 
 
+def print_robustness(artifact: Path, found: Robustness, as_json: bool) -> None:
+    """Every row in a table and the scores on stderr; with `as_json` the object of docs/cli.md on stdout."""
+    first = found.evaluations[0]
+    _say(f"{first.network}, protocol {first.protocol}, and the same with other augmentations and labels")
+    _say("test accuracy in %, over n networks")
+    table = Table("training set", "network", "labels", "augmentation")
+    for heading in ("accuracy", "n", "lr"):
+        table.add_column(heading, justify="right")
+    for row in found.rows:
+        network = row.evaluation.network.removeprefix("torchvision:").partition(":")[0]
+        table.add_row(
+            row.training, network, row.labels, row.augmentation, *_numbers(row.evaluation), _lr(row.evaluation)
+        )
+    Console(stderr=True).print(table)
+    transfer = "no other networks" if found.mean_transfer is None else f"{100 * found.mean_transfer:.1f} %"
+    _say(f"HLR  {_percent(*found.hlr, '+')} points: the full data minus the set, hard labels; smaller is better")
+    _say(f"IOR  {_percent(*found.ior, '+')} points: the set minus random images; larger is better")
+    _say(f"LRS  {found.lrs:.3f}   ARS  {found.ars:.3f}   from 0 to 1; the ARS of random images is 0.269")
+    _say(
+        f"DC-BENCH  best augmentation {100 * found.best_augmentation:.1f} %, mean over {len(found.ours)} augmentations "
+        f"{100 * found.mean_augmentation:.1f} %, mean over transfer networks: {transfer}"
+    )
+    if as_json:
+        print_json(_object(artifact, None, found.evaluations, {}) | {"robustness": _robustness(found)})
+
+
+def _robustness(found: Robustness) -> dict[str, Any]:
+    def interval(of: Interval) -> dict[str, float | None]:
+        return dict(zip(("mean", "ci95"), of, strict=True))
+
+    return {
+        "rows": [
+            {
+                "training": row.training,
+                "labels": row.labels,
+                "augmentation": row.augmentation,
+                **_record(row.evaluation),
+            }
+            for row in found.rows
+        ],
+        "hlr": interval(found.hlr),
+        "ior": interval(found.ior),
+        "lrs": found.lrs,
+        "ars": found.ars,
+        "best_augmentation": found.best_augmentation,
+        "mean_augmentation": found.mean_augmentation,
+        "mean_transfer": found.mean_transfer,
+    }
+
+
 def difference(method: str, ours: Evaluation, random: Evaluation) -> str:
     """How far the method is above random images, over pairs: fresh network k is the same one in both."""
     mean, ci95 = paired_difference(ours.values, random.values)
@@ -83,13 +134,23 @@ def _say(line: str) -> None:
 def _print_table(sets: Mapping[str, Evaluation]) -> None:
     first = next(iter(sets.values()))
     _say(f"{first.network}, protocol {first.protocol}")
+    chosen = any(evaluation.pilots for evaluation in sets.values())
     table = Table("training set")
-    for heading in ("test accuracy, %", "networks"):
+    for heading in ("test accuracy, %", "networks", *(["lr"] if chosen else [])):
         table.add_column(heading, justify="right")
     for name, evaluation in sets.items():
-        networks = f"{evaluation.n} ({evaluation.diverged} diverged)" if evaluation.diverged else str(evaluation.n)
-        table.add_row(name, _percent(evaluation.mean, evaluation.ci95), networks)
+        table.add_row(name, *_numbers(evaluation), *([_lr(evaluation)] if chosen else []))
     Console(stderr=True).print(table)
+
+
+def _numbers(evaluation: Evaluation) -> tuple[str, str]:
+    """Accuracy in percent, and the number of networks."""
+    networks = f"{evaluation.n} ({evaluation.diverged} diverged)" if evaluation.diverged else str(evaluation.n)
+    return _percent(evaluation.mean, evaluation.ci95), networks
+
+
+def _lr(evaluation: Evaluation) -> str:
+    return f"{evaluation.lr:.3g}"
 
 
 def _percent(mean: float, ci95: float | None, sign: str = "") -> str:
@@ -151,6 +212,7 @@ def _paper(method: type[Condenser]) -> str:
 
 def manifest_text(manifest: Manifest) -> str:
     """A summary of a distilled set in columns."""
+    stored = stored_bytes(manifest)
     n, channels, height, width = manifest.images.shape
     evaluations = [
         ("evaluation", f"{_percent(e.mean, e.ci95)} % on {e.network}, protocol {e.protocol}, {e.n} networks")
@@ -164,6 +226,7 @@ def manifest_text(manifest: Manifest) -> str:
             ("labels", f"{manifest.labels.kind}, {len(manifest.classes)} classes: {', '.join(manifest.classes)}"),
             ("preprocessing", manifest.preprocessing.kind),
             ("learned lr", "none" if manifest.lr is None else f"{manifest.lr:.6g}"),
+            ("bytes", f"{sum(stored.values())}: {', '.join(f'{name} {count}' for name, count in stored.items())}"),
             *evaluations,
             ("made", f"{manifest.created} with {', '.join(f'{k} {v}' for k, v in manifest.versions.items())}"),
             *((name, f"{payload.bytes} bytes, SHA-256 {payload.sha256}") for name, payload in manifest.payload.items()),

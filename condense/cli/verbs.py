@@ -99,6 +99,7 @@ def evaluate(
     dataset: str | None = None,
     data_root: Path | None = None,
     device: str | None = None,
+    robust: bool = False,
     as_json: AsJson = False,
 ) -> None:
     """Train fresh networks on a distilled set, test them, and add the result to the set's manifest.
@@ -121,6 +122,9 @@ def evaluate(
         Folder with the files of the data set; default: as in the run.
     device
         cpu, cuda, cuda:1, ..., or auto; default: as in the run.
+    robust
+        Evaluate under other augmentations and with hard labels too, beside random images and the full data; print
+        DD-Ranking's scores and DC-BENCH's numbers. Networks other than the run's are those of the transfer.
     """
     from condense import api
     from condense.cli import report
@@ -134,9 +138,13 @@ def evaluate(
         "data_root": data_root,
         "device": device,
     }
-    with _stoppable("the networks that were finished are recorded"):
-        values = {key: value for key, value in given.items() if value is not None}
-        report.print_evaluations(artifact, api.evaluate_artifact(artifact, **values), as_json)
+    values = {key: value for key, value in given.items() if value is not None}
+    if robust:
+        with _stoppable("the same command continues"):
+            report.print_robustness(artifact, api.evaluate_robustness(artifact, **values), as_json)
+    else:
+        with _stoppable("the networks that were finished are recorded"):
+            report.print_evaluations(artifact, api.evaluate_artifact(artifact, **values), as_json)
 
 
 def split_networks(text: str) -> list[str]:

@@ -63,6 +63,11 @@ class Preprocessing:
         """The tensors that define the map, by the names of the class docstring."""
         return dict(self.values)
 
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the tensors that define the map: two maps of a kind with the same are the same."""
+        return fingerprint(*self.values.values())
+
     @staticmethod
     def from_tensors(kind: str, tensors: dict[str, Tensor]) -> "Preprocessing":
         """The map that `tensors()` was read from. Raises ConfigError for an unknown kind, DataError for bad tensors."""
@@ -136,10 +141,6 @@ def _file(folder: Path, kind: Kind, images: Tensor) -> Path:
     return folder / f"{kind}-{digest[:32]}.safetensors"
 
 
-def _digest(fit: Preprocessing) -> str:
-    return fingerprint(*fit.values.values())
-
-
 def _read(kind: Kind, file: Path) -> Preprocessing | None:
     """The fit kept in `file`, or None if there is none or it is damaged."""
     if not file.is_file():
@@ -147,7 +148,7 @@ def _read(kind: Kind, file: Path) -> Preprocessing | None:
     try:
         with safe_open(file, "pt") as stored:
             fit = Preprocessing.from_tensors(kind, {name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
-            intact = stored.metadata() == {"sha256": _digest(fit)}
+            intact = stored.metadata() == {"sha256": fit.sha256}
     except (OSError, SafetensorError, DataError):
         return None
     return fit if intact else None
@@ -156,7 +157,7 @@ def _read(kind: Kind, file: Path) -> Preprocessing | None:
 def _write(fit: Preprocessing, file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, save({k: v.contiguous() for k, v in fit.values.items()}, metadata={"sha256": _digest(fit)}))
+        write_atomic(file, save({k: v.contiguous() for k, v in fit.values.items()}, metadata={"sha256": fit.sha256}))
     except OSError as error:
         raise DataError(
             f"cannot keep the preprocessing in {file} ({error}). Set the environment variable CONDENSE_CACHE to a "

@@ -1,16 +1,26 @@
 """Retrain fresh networks on a set and measure them on data that nothing else has seen."""
 
-from condense.evaluation.protocols import Protocol, load_protocol, load_protocols
+from condense.evaluation.datasets import AnyDataset, as_test_set, as_training_set
+from condense.evaluation.fresh import NetworkLike, fresh_networks
+from condense.evaluation.protocols import Augmentation, Protocol, load_protocol, load_protocols
 from condense.evaluation.sets import TestSet, TrainingSet
 from condense.evaluation.statistics import paired_difference, summary
-from condense.evaluation.train import Evaluation, evaluate, train_network
+from condense.evaluation.train import NO_VALIDATION, Evaluation, Pilot, evaluate, train_network
 
 __all__ = [
+    "NO_VALIDATION",
+    "AnyDataset",
+    "Augmentation",
     "Evaluation",
+    "NetworkLike",
+    "Pilot",
     "Protocol",
     "TestSet",
     "TrainingSet",
+    "as_test_set",
+    "as_training_set",
     "evaluate",
+    "fresh_networks",
     "load_protocol",
     "load_protocols",
     "paired_difference",

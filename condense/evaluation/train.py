@@ -3,30 +3,38 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from condense.augment import DSA
-from condense.augment.dc import crop_scale_rotate
 from condense.errors import ConfigError, DataError
+from condense.evaluation.augmentation import Augment, Mix, augmentation, mixing
+from condense.evaluation.fresh import NetworkLike, fresh_networks
 from condense.evaluation.protocols import Protocol
 from condense.evaluation.sets import TestSet, TrainingSet
 from condense.evaluation.statistics import summary
-from condense.networks import canonical, create
 from condense.rng import generator, isolated
 
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+@dataclass(frozen=True)
+class Pilot:
+    """A learning rate, and the validation accuracy (fraction) of the one network that tried it."""
+
+    lr: float
+    accuracy: float
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Test accuracies (fractions) of `n` fresh networks after their last epoch, and how they were trained.
+    """Test accuracies (fractions) of `n` fresh networks at the end of their training, and how they were trained.
 
     `values[k]` belongs to network k, so two evaluations with one seed, network and protocol can be compared in pairs.
     `mean` and `ci95` are over the values: Student's t, half width, None for one network. `diverged` of the networks
-    ended with a loss that is not finite; their accuracy counts as it is. `seconds` is the wall time.
+    ended with a loss that is not finite; their accuracy counts as it is. `epochs` is None where the protocol counts
+    updates; `updates` are the optimiser's steps of each network, None in records that are older than the key. `pilots`
+    are the candidates among which a protocol chose `lr`. `seconds` is the wall time, with that of the pilots.
     """
 
     network: str
@@ -36,11 +44,20 @@ class Evaluation:
     ci95: float | None
     values: tuple[float, ...]
     lr: float
-    epochs: int
+    epochs: int | None
     augmentation: str
     diverged: int
     seed: int
     seconds: float = field(compare=False)
+    updates: int | None = None
+    pilots: tuple[Pilot, ...] = ()
+
+
+class Trained(NamedTuple):
+    """The loss of a network's last batch (a tensor: nothing waits for it), and the number of its updates."""
+
+    loss: Tensor
+    updates: int
 
 
 def train_network(
@@ -52,86 +69,116 @@ def train_network(
     augment: Augment,
     seed: int,
     index: int,
+    mix: Mix | None = None,
+    stream: str = "evaluation",
     poll: Callable[[], None] = lambda: None,
-) -> Tensor:
-    """Train `model` in place by the protocol and return the loss of its last batch (a tensor: nothing waits for it).
+) -> Trained:
+    """Train `model` in place by the protocol.
 
-    The order of epoch e and the augmentation of step i have addresses of (seed, index, e) and (seed, index, i) alone.
-    Batch norm has no variance over one image: for networks that have it a last batch of one image is left out.
+    The order of epoch e and the draws of step i have addresses of (seed, stream, index, e) and (seed, stream, index, i)
+    alone. Batch norm has no variance over one image: for networks that have it a last batch of one image is left out.
     """
     model.train()
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay
-    )
-    n, step, loss = len(training), 0, torch.tensor(torch.nan)
+    optimizer = _optimizer(model, protocol, lr)
+    n, step, epoch, loss = len(training), 0, 0, torch.tensor(torch.nan)
     if n % protocol.batch == 1 and _has_batch_norm(model):
         if n == 1:
             raise DataError("a network with batch norm cannot be trained on a single image.")
         n -= 1
-    for epoch in range(protocol.epochs):
-        if epoch == protocol.decay_epoch:
-            for group in optimizer.param_groups:
-                group["lr"] *= protocol.decay_factor
-        order = torch.randperm(len(training), generator=generator(seed, f"evaluation.order.{index}", epoch))
-        for batch in torch.split(order[:n].to(training.images.device), protocol.batch):
-            images = training.preprocess(training.images[batch])
-            images = augment(images, generator(seed, f"evaluation.augment.{index}", step))
-            loss = F.cross_entropy(model(images), training.labels[batch])
+    steps, decays = protocol.steps(n), protocol.decay_steps(n)
+    while step < steps:
+        order = torch.randperm(len(training), generator=generator(seed, f"{stream}.order.{index}", epoch))
+        for batch in torch.split(order[:n].to(training.images.device), protocol.batch)[: steps - step]:
+            for _ in range(decays.count(step)):
+                for group in optimizer.param_groups:
+                    group["lr"] *= protocol.decay_factor
+            images, labels = training.preprocess(training.images[batch]), training.labels[batch]
+            images = augment(images, generator(seed, f"{stream}.augment.{index}", step))
+            if mix is not None:
+                images, labels = mix(images, labels, generator(seed, f"{stream}.mix.{index}", step))
+            loss = F.cross_entropy(model(images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             step += 1
+        epoch += 1
         poll()
-    return loss.detach()
+    return Trained(loss.detach(), step)
+
+
+def _optimizer(model: nn.Module, protocol: Protocol, lr: float) -> torch.optim.Optimizer:
+    decay, momentum = protocol.weight_decay, protocol.momentum
+    if protocol.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=lr, betas=(momentum, 0.999), weight_decay=decay)
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
 
 
 def evaluate(
     training: TrainingSet,
     test: TestSet,
-    network: str,
+    network: NetworkLike,
     *,
     classes: int,
     protocol: Protocol,
     dsa: str,
     seed: int,
     device: torch.device,
+    validation: TestSet | None = None,
     n: int | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Train `n` fresh networks (default: the protocol's number) on `training`; read `test` once for each, at the end.
 
-    `network` is a spec of condense.networks; `dsa` the DSA strategy of the run, for protocols that augment with DSA;
-    for a whole real set give `protocol.on_full_data()`. Initial weights, order and augmentation of network k depend on
-    (seed, k) and the sizes alone: neither on the set, nor on n. The global random state is left as it was. `poll` is
-    called after every epoch, and may raise to stop.
+    `network` is a spec of condense.networks, or a function that makes a network; `dsa` the DSA strategy of the run, for
+    protocols that augment with DSA and, by its flip, for whether images may be mirrored; for a whole real set give
+    `protocol.on_full_data()`. `validation` is read by protocols that choose the learning rate, and by nothing else:
+    once by each pilot, a network that tries a candidate. The pilots start and are trained alike.
 
-    Raises ConfigError for an unknown network or n < 1; DataError for images, labels or a learned learning rate that
-    do not fit, before any training.
+    Initial weights, order and augmentation of network k depend on (seed, k) and the sizes alone: neither on the set,
+    nor on n, nor on the pilots, whose draws have addresses of their own. The global random state is left as it was.
+    `poll` is called after every epoch, and may raise to stop.
+
+    Raises ConfigError for an unknown or wrong network, n < 1, or no validation images where they are needed; DataError
+    for images, labels or a learned learning rate that do not fit. Both before any training.
     """
     n = protocol.networks if n is None else n
     if n < 1:
         raise ConfigError(f"{n} networks to evaluate on; at least 1 is needed.")
     training.check("training set", classes)
-    test.check("test set", classes)
-    if training.images.shape[1:] != test.images.shape[1:]:
-        raise DataError(
-            f"training images are {list(training.images.shape[1:])} and test images {list(test.images.shape[1:])}; "
-            "both must have the same channels and size."
-        )
-    channels, size = training.images.shape[1:3]
-    lr = training.lr if protocol.learned_lr and training.lr is not None else protocol.lr
-    strategy, augment = _augmentation(protocol, dsa)
-    name = canonical(network, channels=channels, size=size, classes=classes)
+    for what, held in (("test", test), ("validation", _needed(validation, protocol))):
+        if held is None:
+            continue
+        held.check(f"{what} set", classes)
+        if training.images.shape[1:] != held.images.shape[1:]:
+            raise DataError(
+                f"training images are {list(training.images.shape[1:])} and {what} images "
+                f"{list(held.images.shape[1:])}; both must have the same channels and size."
+            )
+    (strategy, augment), mix = augmentation(protocol, dsa), mixing(protocol, classes)
+    training, test = training.to(device), test.to(device)
+    name, make = fresh_networks(network, training, classes)
+
+    def trained(stream: str, k: int, lr: float) -> tuple[nn.Module, Trained]:
+        with isolated(seed, f"{stream}.network", k):  # the training as well: some networks have dropout
+            model = make().to(device)
+            done = train_network(
+                model, training, protocol, lr=lr, augment=augment, mix=mix, seed=seed, index=k, stream=stream, poll=poll
+            )
+        return model.eval(), done
 
     start = time.perf_counter()
-    training, test = training.to(device), test.to(device)
-    values, diverged = [], 0
+    rates, pilots = protocol.rates(training.lr), []
+    if protocol.lrs:
+        assert validation is not None
+        held = validation.to(device)
+        pilots = [Pilot(lr, held.accuracy(trained("evaluation.pilot", 0, lr)[0])) for lr in rates]
+        rates = (max(pilots, key=lambda pilot: pilot.accuracy).lr,)  # of equals the lowest
+    (lr,) = rates
+    values, diverged, updates = [], 0, None
     for k in range(n):
-        with isolated(seed, "evaluation.network", k):  # the training as well: some networks have dropout
-            model = create(network, channels=channels, size=size, classes=classes).to(device)
-            loss = train_network(model, training, protocol, lr=lr, augment=augment, seed=seed, index=k, poll=poll)
+        model, (loss, updates) = trained("evaluation", k, lr)
         diverged += not bool(loss.isfinite())
-        values.append(test.accuracy(model.eval()))
+        values.append(test.accuracy(model))
     mean, ci95 = summary(values)
     return Evaluation(
         network=name,
@@ -146,15 +193,24 @@ def evaluate(
         diverged=diverged,
         seed=seed,
         seconds=time.perf_counter() - start,
+        updates=updates,
+        pilots=tuple(pilots),
     )
 
 
-def _augmentation(protocol: Protocol, dsa: str) -> tuple[str, Augment]:
-    """The name that a report gives to the augmentation, and the augmentation."""
-    if protocol.augmentation == "dc":
-        return "dc:crop_scale_rotate", crop_scale_rotate
-    strategy = dsa if protocol.augmentation == "dsa" else "none"
-    return strategy, DSA(strategy).augment
+def _needed(validation: TestSet | None, protocol: Protocol) -> TestSet | None:
+    """The validation set if the protocol reads it. Raises ConfigError if it must and there is none."""
+    if not protocol.lrs:
+        return None
+    if validation is None or not len(validation):
+        raise ConfigError(NO_VALIDATION.format(protocol.name))
+    return validation
+
+
+NO_VALIDATION = (
+    "protocol {!r} chooses the learning rate on a validation split, and there is none. Set validation above 0, or "
+    "choose another protocol"
+)
 
 
 def _has_batch_norm(model: nn.Module) -> bool:

@@ -93,6 +93,15 @@ def test_without_mixing_the_labels_are_one_hot():
     assert probabilities.tolist() == [[float(k == label) for k in range(CLASSES)] for label in y.tolist()]
 
 
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_probabilities_are_mixed_as_labels_are(probability):
+    x, y = batch()
+    one_hot = torch.nn.functional.one_hot(y, CLASSES).double()
+    for index in range(6):
+        hard, soft = (cutmix(x, given, CLASSES, generator(0, "cutmix", index), probability) for given in (y, one_hot))
+        assert torch.equal(hard[0], soft[0]) and torch.equal(hard[1], soft[1])
+
+
 def test_as_many_numbers_are_drawn_whether_it_mixes_or_not():
     x, y = batch()
     following = []

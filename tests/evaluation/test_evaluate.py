@@ -1,5 +1,6 @@
-"""The evaluator on sets of a few pixels, and its optimiser against one written out by hand."""
+"""The evaluator on sets of a few pixels, and its optimisers against ones written out by hand."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -77,19 +78,26 @@ def oracle(model, training, protocol, forget_momentum=False):
     W, b = model[1].weight.detach().numpy().copy(), model[1].bias.detach().numpy().copy()
     vW, vb, lr = np.zeros_like(W), np.zeros_like(b), protocol.lr
     for epoch in range(protocol.epochs):
-        if epoch == protocol.decay_epoch:
+        if epoch == math.ceil(protocol.decay_at[0] * protocol.epochs):
             lr *= protocol.decay_factor
             if forget_momentum:
                 vW, vb = np.zeros_like(W), np.zeros_like(b)
-        order = torch.randperm(len(x), generator=generator(7, "evaluation.order.2", epoch)).numpy()
-        for start in range(0, len(x), protocol.batch):
-            xb, yb = x[order[start : start + protocol.batch]], y[order[start : start + protocol.batch]]
-            p = np.exp(xb @ W.T + b)
-            error = (p / p.sum(1, keepdims=True) - yb) / len(xb)
-            vW = protocol.momentum * vW + error.T @ xb + protocol.weight_decay * W
-            vb = protocol.momentum * vb + error.sum(0) + protocol.weight_decay * b
+        for gW, gb in gradients(x, y, lambda: (W, b), protocol, epoch):  # noqa: B023 - read before they move on
+            vW = protocol.momentum * vW + gW + protocol.weight_decay * W
+            vb = protocol.momentum * vb + gb + protocol.weight_decay * b
             W, b = W - lr * vW, b - lr * vb
     return W, b
+
+
+def gradients(x, y, weights, protocol, epoch):
+    """Those of the batches of an epoch, each at the weights of its time."""
+    order = torch.randperm(len(x), generator=generator(7, "evaluation.order.2", epoch)).numpy()
+    for start in range(0, len(x), protocol.batch):
+        W, b = weights()
+        xb, yb = x[order[start : start + protocol.batch]], y[order[start : start + protocol.batch]]
+        p = np.exp(xb @ W.T + b)
+        error = (p / p.sum(1, keepdims=True) - yb) / len(xb)
+        yield error.T @ xb, error.sum(0)
 
 
 SGD = replace(QUICK, epochs=5, batch=4, lr=0.3, weight_decay=0.02)
@@ -102,6 +110,59 @@ def test_training_is_one_sgd_whose_momentum_survives_the_decay():
     np.testing.assert_allclose(weight, expected[0], rtol=1e-12)
     np.testing.assert_allclose(bias, expected[1], rtol=1e-12)
     assert np.abs(weight - forgetful[0]).max() > 1e-3
+
+
+def test_adamw_with_two_decays():
+    """Decoupled weight decay, bias-corrected moments, eps 1e-8, written out in numpy; beta_1 is the momentum."""
+    protocol = replace(SGD, optimizer="adamw", momentum=0.8, lr=0.05, decay_at=(0.2, 0.6), decay_factor=0.5)
+    training, model = tiny(10), linear()
+    x, y = training.images.flatten(1).numpy(), np.eye(CLASSES)[training.labels.numpy()]
+    parameters = [model[1].weight.detach().numpy().copy(), model[1].bias.detach().numpy().copy()]
+    m, v, step = [0.0, 0.0], [0.0, 0.0], 0
+    for epoch in range(5):
+        lr = 0.05 * 0.5 ** ((epoch >= 1) + (epoch >= 3))
+        for found in gradients(x, y, lambda: parameters, protocol, epoch):
+            step += 1
+            for k, gradient in enumerate(found):
+                m[k] = 0.8 * m[k] + 0.2 * gradient
+                v[k] = 0.999 * v[k] + 0.001 * gradient**2
+                update = m[k] / (1 - 0.8**step) / (np.sqrt(v[k] / (1 - 0.999**step)) + 1e-8)
+                parameters[k] = parameters[k] * (1 - lr * 0.02) - lr * update
+    weight, bias = plain_train(linear(), training, protocol)
+    np.testing.assert_allclose(weight, parameters[0], rtol=1e-10)
+    np.testing.assert_allclose(bias, parameters[1], rtol=1e-10)
+
+
+BY_UPDATES = replace(SGD, epochs=None, full_data_epochs=None, updates=7)
+
+
+def test_updates_are_counted_and_stop_within_an_epoch():
+    training, model = tiny(10), linear()
+    x, y = training.images.flatten(1).numpy(), np.eye(CLASSES)[training.labels.numpy()]
+    W, b = model[1].weight.detach().numpy().copy(), model[1].bias.detach().numpy().copy()
+    vW, vb, steps = 0.0, 0.0, iter(range(7))
+    for epoch in range(3):
+        for (gW, gb), step in zip(gradients(x, y, lambda: (W, b), SGD, epoch), steps, strict=False):  # noqa: B023
+            lr = 0.3 * (0.1 if step >= 4 else 1)  # ceil(0.5 * 7)
+            vW, vb = 0.9 * vW + gW + 0.02 * W, 0.9 * vb + gb + 0.02 * b
+            W, b = W - lr * vW, b - lr * vb
+    weight, bias = plain_train(linear(), training, BY_UPDATES)
+    np.testing.assert_allclose(weight, W, rtol=1e-12)
+    np.testing.assert_allclose(bias, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "updates"), [(10, 15), (8, 10), (4, 5), (1, 5)])
+def test_the_updates_of_a_network_are_reported(n, updates):
+    def count(protocol, make=linear):
+        settings = {"lr": 0.1, "augment": lambda x, _: x, "seed": 0, "index": 0}
+        return train_network(make(), tiny(n), protocol, **settings).updates
+
+    assert count(SGD) == SGD.steps(n) == updates
+    assert count(BY_UPDATES) == BY_UPDATES.steps(n) == 7
+    result = run(protocol=QUICK)
+    assert (result.updates, result.epochs) == (30, 10)  # 40 images in batches of 16
+    result = run(protocol=replace(QUICK, epochs=None, full_data_epochs=None, updates=7))
+    assert (result.updates, result.epochs) == (7, None)
 
 
 def test_one_hot_probabilities_train_as_hard_labels():
@@ -247,16 +308,16 @@ def test_the_global_generators_are_left_alone():
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
 
 
-def test_dropout_has_an_address_too(monkeypatch):
-    monkeypatch.setattr(
-        train, "create", lambda *_, **__: nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES), nn.Dropout(0.5))
-    )
+def test_dropout_has_an_address_too():
+    def network():
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES), nn.Dropout(0.5))
+
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = weights()
+    first = weights(network=network)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert same(first, weights())
+    assert same(first, weights(network=network))
 
 
 def test_more_networks_leave_the_first_ones_as_they_are():

@@ -6,21 +6,57 @@ from pydantic import ValidationError
 from condense.errors import ConfigError
 from condense.evaluation import Protocol, load_protocol, load_protocols
 
-# epochs, learned lr, augmentation: as in the papers and their code
+# epochs, batch, learned lr, augmentation: as in the papers and their code
 PUBLISHED = {
-    "mtt1000": (1000, True, "dsa"),
-    "dsa1000": (1000, False, "dsa"),
-    "dc300": (300, False, "none"),
-    "dc1000_mnist": (1000, False, "dc"),
+    "mtt1000": (1000, 256, True, "dsa"),
+    "dsa1000": (1000, 256, False, "dsa"),
+    "dc300": (300, 256, False, "none"),
+    "dc1000_mnist": (1000, 256, False, "dc"),
+    "datadam1800": (1800, 64, False, "dsa"),
 }
+MIXED = {"idc1000": 0.5, "idc1000_mnist": 0.0, "ncfm2000": 0.5}
+FAIR = ("fair", "fair_updates")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_settings(name):
     protocol = load_protocol(name)
-    assert (protocol.epochs, protocol.learned_lr, protocol.augmentation) == PUBLISHED[name]
-    assert (protocol.batch, protocol.lr, protocol.momentum, protocol.weight_decay) == (256, 0.01, 0.9, 5e-4)
-    assert (protocol.decay_epoch, protocol.decay_factor) == (protocol.epochs // 2, 0.1)
+    found = (protocol.epochs, protocol.batch, protocol.learned_lr, protocol.augmentation)
+    assert found == PUBLISHED[name]
+    assert (protocol.lr, protocol.momentum, protocol.weight_decay) == (0.01, 0.9, 5e-4)
+    assert (protocol.decay_steps(protocol.batch), protocol.decay_factor) == ((protocol.epochs // 2,), 0.1)
+    assert (protocol.optimizer, protocol.cutmix) == ("sgd", 0.0)
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_settings_of_the_papers_that_mix(name):
+    protocol = load_protocol(name)
+    assert (protocol.augmentation, protocol.cutmix) == ("composed", MIXED[name])
+    if name == "ncfm2000":
+        assert (protocol.epochs, protocol.batch, protocol.optimizer, protocol.lr) == (2000, 128, "adamw", 1e-3)
+        assert (protocol.decay_steps(1), protocol.decay_factor) == ((400, 800, 1200, 1600), 0.5)
+        assert (protocol.momentum, protocol.weight_decay) == (0.9, 0.01)  # torch's own defaults for AdamW
+    else:
+        assert (protocol.epochs, protocol.batch, protocol.optimizer, protocol.lr) == (1000, 64, "sgd", 0.01)
+        assert (protocol.decay_steps(1), protocol.decay_factor) == ((2 * 1000 // 3, 5 * 1000 // 6), 0.2)
+        assert (protocol.momentum, protocol.weight_decay) == (0.9, 5e-4)
+
+
+@pytest.mark.parametrize("name", FAIR)
+def test_the_fair_protocols_choose_and_differ_in_nothing_else(name):
+    protocol, other = load_protocol(name), load_protocol("quick")
+    assert protocol.lrs == (0.003, 0.01, 0.03, 0.1) and protocol.learned_lr
+    for key in ("batch", "optimizer", "momentum", "weight_decay", "decay_at", "decay_factor", "augmentation", "cutmix"):
+        assert getattr(protocol, key) == getattr(other, key), key
+
+
+def test_rates():
+    fair, quick, fixed = load_protocol("fair"), load_protocol("quick"), load_protocol("dsa1000")
+    assert fair.rates(None) == (0.003, 0.01, 0.03, 0.1)
+    assert fair.rates(0.02) == (0.003, 0.01, 0.02, 0.03, 0.1)
+    assert fair.rates(0.03) == fair.rates(None)
+    assert (quick.rates(0.02), quick.rates(None)) == ((0.02,), (0.01,))
+    assert fixed.rates(0.02) == (0.01,)
 
 
 def test_every_protocol_says_where_it_comes_from():
@@ -36,11 +72,22 @@ def test_every_protocol_says_where_it_comes_from():
 def test_full_data_changes_the_epochs_alone():
     protocol = replace(load_protocol("quick"), full_data_epochs=7)
     assert protocol.on_full_data() == replace(protocol, epochs=7)
+    updates = load_protocol("fair_updates")
+    assert updates.on_full_data() == updates
 
 
 @pytest.mark.parametrize(("epochs", "first"), [(1000, 500), (301, 151), (2, 1), (1, 1)])
-def test_decay_epoch_is_the_first_after_half(epochs, first):
-    assert replace(load_protocol("quick"), epochs=epochs).decay_epoch == first
+def test_the_decay_comes_before_the_first_epoch_after_half(epochs, first):
+    protocol = replace(load_protocol("quick"), epochs=epochs, batch=10)
+    assert protocol.decay_steps(10) == (first,)
+    assert protocol.decay_steps(11) == (2 * first,)  # two batches an epoch
+    assert (protocol.steps(10), protocol.steps(11)) == (epochs, 2 * epochs)
+
+
+def test_updates_are_the_same_for_every_set():
+    protocol = load_protocol("fair_updates")
+    assert {protocol.steps(n) for n in (1, 10, 500, 50_000)} == {1000}
+    assert {protocol.decay_steps(n) for n in (1, 10, 500, 50_000)} == {(500,)}
 
 
 def test_unknown_protocol_offers_the_closest():
@@ -59,6 +106,16 @@ def test_unknown_protocol_offers_the_closest():
         {"networks": 2.5},
         {"augmentation": "randaugment"},
         {"learned_lr": "yes"},
+        {"optimizer": "adam"},
+        {"cutmix": 1.5},
+        {"decay_at": (0.5, 1.5)},
+        {"lrs": (0.01, 0.0), "lr": None},
+        {"lrs": (0.01,)},
+        {"lr": None},
+        {"updates": 3},
+        {"epochs": None},
+        {"epochs": None, "updates": 3},
+        {"full_data_epochs": None},
     ],
 )
 def test_wrong_values_are_refused(change):
