@@ -109,7 +109,8 @@ def evaluate_baselines(resolved: Resolved, problem: Problem, stop: StopFlag) -> 
 
         def real_images(baseline: Resolved = baseline) -> TrainingSet:
             condenser = METHODS[baseline.run.method](baseline.method)
-            state = condenser.init(provide.provide(baseline, problem, stop))
+            provided, _ = provide.provide(baseline, problem, stop)
+            state = condenser.init(provided)
             return training_set(condenser.distilled(state))
 
         key = {

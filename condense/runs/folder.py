@@ -16,10 +16,12 @@ from typing import IO
 
 from torch import Tensor
 
+from condense.costs import Cost
 from condense.errors import RunError
-from condense.files import write_atomic
+from condense.files import TEMPORARY, write_atomic
 from condense.locks import lock
 from condense.runs import checkpoint
+from condense.runs.checkpoint import Checkpoint
 from condense.runs.config_file import fingerprint, origins, to_toml
 from condense.runs.metrics import MetricsLog
 
@@ -34,10 +36,13 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
-        """Make and lock a new run folder. Raises RunError if `path` exists and is not an empty folder, or is in use."""
+        """Make and lock a new run folder. Raises RunError if `path` exists and is not an empty folder, or is in use.
+
+        What a process leaves that was killed before it had written config.toml counts as empty.
+        """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            names = {entry.name for entry in path.iterdir()}
+            names = {entry.name for entry in path.iterdir() if not entry.name.startswith(TEMPORARY)}
             if names <= {"lock"}:
                 return cls(path, lock(path / "lock"))
         except OSError as error:
@@ -104,13 +109,13 @@ class RunFolder:
         path = self.path / "result.json"
         return path.read_bytes() if path.exists() else None
 
-    def save_checkpoint(self, iteration: int, state: dict[str, Tensor]) -> None:
-        """Save `state` after `iteration` completed iterations (see `condense.runs.checkpoint`)."""
+    def save_checkpoint(self, iteration: int, state: dict[str, Tensor], cost: Cost | None = None) -> None:
+        """Save `state` after `iteration` completed iterations (see `condense.runs.checkpoint`), which took `cost`."""
         assert self._fingerprint is not None, "config.toml is written before the first checkpoint"
-        checkpoint.save_checkpoint(self.path / "checkpoints", iteration, state, self._fingerprint)
+        checkpoint.save_checkpoint(self.path / "checkpoints", iteration, state, self._fingerprint, cost)
 
-    def latest_checkpoint(self) -> tuple[int, dict[str, Tensor]] | None:
-        """(completed iterations, state on the CPU) to go on from, or None to start from the beginning."""
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """What to go on from, or None to start from the beginning."""
         assert self._fingerprint is not None, "only a run with a config.toml has checkpoints"
         return checkpoint.latest_checkpoint(self.path / "checkpoints", self._fingerprint)
 
