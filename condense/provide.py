@@ -47,10 +47,19 @@ def load_data(config: EvaluationConfig) -> RealData:
 def load_run_data(r: RunConfig) -> RealData:
     """The run's data set, on the CPU.
 
-    Raises DataError for missing or damaged data; ConfigError where the configuration does not fit them: a class with
-    fewer than ipc training images, a network that does not take the images, validation asked for without a split.
+    Raises DataError for missing or damaged data, and ConfigError as `check_run`.
     """
     data = load_dataset(r.dataset, root=r.data_root, download=r.download, validation=r.validation)
+    check_run(r, data)
+    return data
+
+
+def check_run(r: RunConfig, data: RealData) -> None:
+    """Raise ConfigError where the configuration does not fit the data, with all that is wrong.
+
+    A class with fewer than ipc training images, a network that does not take the images or lacks the embedding that a
+    method needs, validation asked for without a split.
+    """
     counts = torch.bincount(data.train.labels, minlength=data.num_classes)
     smallest = int(counts.argmin())
     problems = []
@@ -69,7 +78,6 @@ def load_run_data(r: RunConfig) -> RealData:
             f"{' and '.join(embedding)} need. Choose another network, or baselines without them"
         )
     _refuse(problems + misfits)
-    return data
 
 
 def _misfits(networks: Sequence[str], data: RealData) -> list[str]:

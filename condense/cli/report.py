@@ -19,7 +19,7 @@ from condense.comparison import FULL_DATA
 from condense.config import Resolved, fields, rows
 from condense.data import DATASETS
 from condense.estimate import Estimate
-from condense.evaluation import Evaluation, load_protocols, paired_difference
+from condense.evaluation import Evaluation, load_protocols, paired_difference, percent
 from condense.methods import METHODS, Condenser, Problem, get_method
 from condense.networks import NETWORKS
 
@@ -73,7 +73,7 @@ def print_evaluations(artifact: Path, evaluations: Sequence[Evaluation], as_json
 def difference(method: str, ours: Evaluation, random: Evaluation) -> str:
     """How far the method is above random images, over pairs: fresh network k is the same one in both."""
     mean, ci95 = paired_difference(ours.values, random.values)
-    return f"{method} minus random: {_percent(mean, ci95, '+')} points, over {ours.n} pairs of equal networks"
+    return f"{method} minus random: {percent(mean, ci95, '+')} points, over {ours.n} pairs of equal networks"
 
 
 def _say(line: str) -> None:
@@ -88,13 +88,8 @@ def _print_table(sets: Mapping[str, Evaluation]) -> None:
         table.add_column(heading, justify="right")
     for name, evaluation in sets.items():
         networks = f"{evaluation.n} ({evaluation.diverged} diverged)" if evaluation.diverged else str(evaluation.n)
-        table.add_row(name, _percent(evaluation.mean, evaluation.ci95), networks)
+        table.add_row(name, percent(evaluation.mean, evaluation.ci95), networks)
     Console(stderr=True).print(table)
-
-
-def _percent(mean: float, ci95: float | None, sign: str = "") -> str:
-    interval = "" if ci95 is None else f" ± {100 * ci95:.1f}"
-    return f"{100 * mean:{sign}.1f}{interval}"
 
 
 def _record(evaluation: Evaluation) -> dict[str, Any]:
@@ -153,7 +148,7 @@ def manifest_text(manifest: Manifest) -> str:
     """A summary of a distilled set in columns."""
     n, channels, height, width = manifest.images.shape
     evaluations = [
-        ("evaluation", f"{_percent(e.mean, e.ci95)} % on {e.network}, protocol {e.protocol}, {e.n} networks")
+        ("evaluation", f"{percent(e.mean, e.ci95)} % on {e.network}, protocol {e.protocol}, {e.n} networks")
         for e in manifest.evaluations
     ]
     return columns(

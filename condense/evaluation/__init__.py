@@ -2,7 +2,7 @@
 
 from condense.evaluation.protocols import Protocol, load_protocol, load_protocols
 from condense.evaluation.sets import TestSet, TrainingSet
-from condense.evaluation.statistics import paired_difference, summary
+from condense.evaluation.statistics import paired_difference, percent, summary
 from condense.evaluation.train import Evaluation, evaluate, train_network
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "load_protocol",
     "load_protocols",
     "paired_difference",
+    "percent",
     "summary",
     "train_network",
 ]

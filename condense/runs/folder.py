@@ -26,6 +26,21 @@ from condense.runs.config_file import fingerprint, origins, to_toml
 from condense.runs.metrics import MetricsLog
 
 
+def run_name(dataset: str, method: str, ipc: int, seed: int) -> str:
+    """The name of a run's folder: DATASET-METHOD-ipcIPC-seedSEED, of a path the kind and the last part."""
+    kind, _, path = dataset.partition(":")
+    return f"{kind}-{Path(path).stem}-{method}-ipc{ipc}-seed{seed}" if path else f"{kind}-{method}-ipc{ipc}-seed{seed}"
+
+
+def read_config(run: Path) -> dict[str, object]:
+    """The values in a run's config.toml; a key that was None is missing. Raises RunError if it is not TOML."""
+    path = run / "config.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is not valid TOML: {error}. Undo the changes to it, or start a new run.") from None
+
+
 class RunFolder:
     """A locked run folder, made by `create` or `open`; leaving its `with` block, or `close`, frees the lock."""
 
@@ -89,12 +104,8 @@ class RunFolder:
         self._fingerprint = fingerprint(values)
 
     def read_config(self) -> dict[str, object]:
-        """The values in config.toml; a key that was None is missing. Raises RunError if it is not TOML."""
-        path = self.path / "config.toml"
-        try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"{path} is not valid TOML: {error}. Undo the changes to it, or start a new run.") from None
+        """The values in config.toml (see the function `read_config`)."""
+        return read_config(self.path)
 
     def read_origins(self) -> dict[str, str]:
         """Where each value in config.toml came from, as its trailing comment says; a key without one is missing."""
