@@ -9,16 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 
 from condense.bench.results import Interval, Results, Sample
-from condense.bench.tables import (
-    PARTS,
-    AccuracyTable,
-    CostRow,
-    StorageRow,
-    accuracy_tables,
-    cost_rows,
-    dataset_title,
-    storage_rows,
-)
+from condense.bench.tables import PARTS, AccuracyTable, CostRow, StorageRow, Tables, dataset_title
 from condense.evaluation import percent
 
 ACCURACY = "dataset ipc network method sets networks_per_set varied percent ci95_percent rank minus_random_percent"
@@ -33,16 +24,15 @@ RANK = (
 )
 
 
-def table_files(results: Results) -> dict[str, str]:
+def table_files(results: Results, tables: Tables) -> dict[str, str]:
     """The content of each file, by its name."""
-    accuracy, costs = accuracy_tables(results), cost_rows(results)
     return {
-        "accuracy.csv": _csv(ACCURACY, _accuracy_lines(results, accuracy)),
-        "accuracy.md": _accuracy_markdown(results, accuracy),
+        "accuracy.csv": _csv(ACCURACY, _accuracy_lines(results, tables.accuracy)),
+        "accuracy.md": _accuracy_markdown(results, tables.accuracy),
         "values.csv": _csv(VALUES, _value_lines(results)),
-        "storage.csv": _csv(STORAGE, map(_storage_line, storage_rows(results))),
-        "costs.csv": _csv(COSTS, map(_cost_line, costs)),
-        "costs.md": _costs_markdown(costs),
+        "storage.csv": _csv(STORAGE, map(_storage_line, tables.storage)),
+        "costs.csv": _csv(COSTS, map(_cost_line, tables.costs)),
+        "costs.md": _costs_markdown(tables.costs),
     }
 
 
@@ -125,10 +115,12 @@ def _cost_line(row: CostRow) -> Sequence[object]:
 def _accuracy_markdown(results: Results, tables: Sequence[AccuracyTable]) -> str:
     networks = results.grid.networks
     others = ["other architectures"] if results.transfer else []
+    main, protocol = _plain(networks[0]), _plain(results.grid.protocol)
     head = ["method", *networks, *others, "minus random", "rank", "n"]
     blocks = [
         "# Test accuracy in percent\n\n"
-        f"Mean ± half width of the 95 % interval, protocol {_plain(results.grid.protocol)}. n is sets × networks per set. Difference and rank are on {_plain(networks[0])}. {RANK}\n"
+        f"Mean ± half width of the 95 % interval, protocol {protocol}. n is sets × networks per set. "
+        f"Difference and rank are on {main}. {RANK}\n"
     ]
     for table in tables:
         lines = [

@@ -72,8 +72,8 @@ class BenchFolder:
 class Record(BaseModel):
     """What decides the bits of a bench beside its grid, and what else a reader of its numbers should know.
 
-    `threads` of each cell: the first command's, for all that follow. `command` and `jobs` are the last one's, `machines`
-    all that worked on it, in words.
+    `threads` of each cell: the first command's, for all that follow. `command` and `jobs` are the last one's,
+    `machines` all that worked on it, in words.
     """
 
     threads: int = Field(ge=1)

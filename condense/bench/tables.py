@@ -1,6 +1,6 @@
 """The tables of a bench, as numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,12 @@ class AccuracyTable:
     ipc: int
     rows: tuple[AccuracyRow, ...]
 
+    def intervals(self) -> Iterator[Interval]:
+        """All that are in the table."""
+        for row in self.rows:
+            yield from (one.sample.interval for one in row.standings)
+            yield from (one for one in (row.transfer, row.main.minus_random) if one is not None)
+
 
 @dataclass(frozen=True)
 class CostRow:
@@ -85,6 +91,23 @@ class BudgetTable:
     dataset: str
     budgets: tuple[int, ...]
     rows: tuple[tuple[str, tuple[StorageRow | None, ...]], ...]
+
+    def intervals(self) -> Iterator[Interval]:
+        """All that are in the table."""
+        return (row.accuracy for _, rows in self.rows for row in rows if row is not None)
+
+
+@dataclass(frozen=True)
+class Tables:
+    accuracy: list[AccuracyTable]
+    costs: list[CostRow]
+    storage: list[StorageRow]
+    budgets: list[BudgetTable]
+
+
+def make_tables(results: Results) -> Tables:
+    storage = storage_rows(results)
+    return Tables(accuracy_tables(results), cost_rows(results), storage, budget_tables(storage))
 
 
 def dataset_title(name: str) -> str:
