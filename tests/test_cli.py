@@ -38,6 +38,8 @@ FLAGS = {
     "buffer": CONFIGURATION,
     "resume": ["RUN", "--json"],
     "eval": ["ARTIFACT", "--networks", "--protocol", "--n", "--seed", "--dataset", "--data-root", "--device", "--json"],
+    "bench": ["GRID", "--out", "--jobs"],
+    "report": ["BENCH", "--out"],
     "export": ["ARTIFACT", "--format", "--out"],
     "inspect": ["ARTIFACT", "--json"],
     "verify": ["ARTIFACT"],

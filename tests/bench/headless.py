@@ -18,9 +18,9 @@ class Browser:
     def __init__(self, profile: Path) -> None:
         to_read, self._commands = os.pipe()
         self._replies, to_write = os.pipe()
-        shell = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'
+        shell = f'exec "$0" "$@" 3</dev/fd/{to_read} 4>/dev/fd/{to_write}'
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", shell, CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            ["sh", "-c", shell, CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(to_read, to_write),
             stderr=subprocess.DEVNULL,
         )

@@ -19,8 +19,8 @@ CLASSES, SIZE = 3, 6
 MACHINE = {"processor": "an abacus", "cores": "2", "torch": "2.13.0", "condense": "0.1.0"}
 
 
-def grid_text(**changes):
-    """A grid as TOML; `changes` are lists of its own, tables are kept."""
+def grid_text(tables="", **changes):
+    """A grid as TOML; `changes` are its own lists, `tables` are added to those that are there."""
     lists = {
         "methods": ["dm", "mtt", "dm-flip"],
         "ipc": [1, 10],
@@ -31,7 +31,7 @@ def grid_text(**changes):
         "baselines": ["random", "kmeans"],
     } | changes
     lines = [f"{key} = {json.dumps(value)}" for key, value in lists.items()]
-    return "\n".join([*lines, "[set]", "eval_repeats = 2", "[method.dm-flip]", 'method = "dm"', "flip = true", ""])
+    return "\n".join([*lines, "[set]", "eval_repeats = 2", "[method.dm-flip]", 'method = "dm"', "flip = true", tables])
 
 
 def accuracies(draws, level, n=2):
