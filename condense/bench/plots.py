@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from condense.bench.files import size
 from condense.bench.results import Interval
@@ -192,11 +192,17 @@ def _ticks(axes: Axes, places: Sequence[float], kind: str) -> None:
         x.set_minor_locator(NullLocator())
         x.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         return
-    narrow = places[-1] / places[0] < 30
-    x.set_major_locator(LogLocator(10, (1, 2, 5) if narrow else (1,), numticks=8))
+    x.set_major_locator(_locator(*axes.get_xlim()))
     x.set_minor_formatter(NullFormatter())
     words = size if kind == "bytes" else "{:g}".format
     x.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
+
+
+def _locator(low: float, high: float) -> Locator:
+    """Few ticks on a logarithmic axis, whatever its length."""
+    if high / low < 6:
+        return MaxNLocator(4, steps=[1, 2, 5, 10])
+    return LogLocator(10, (1, 2, 5) if high / low < 60 else (1,), numticks=7)
 
 
 def loss_plot(curves: Mapping[int, Sequence[float]], look: Look, *, name: str, title: str) -> str:
@@ -211,8 +217,7 @@ def loss_plot(curves: Mapping[int, Sequence[float]], look: Look, *, name: str, t
             axes.plot(middle, means, color=look.color, linestyle=DASHES[number % len(DASHES)], linewidth=1)
         if all(loss > 0 for losses in curves.values() for loss in losses):
             axes.set_yscale("log")
-            low, high = axes.get_ylim()
-            axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5) if high / low < 30 else (1,), numticks=6))
+            axes.yaxis.set_major_locator(_locator(*axes.get_ylim()))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("iteration")
