@@ -1,9 +1,12 @@
 """What the command line does, as functions."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter
 
 from condense import provide
@@ -11,10 +14,15 @@ from condense.artifact import (
     DatasetRecord,
     MethodRecord,
     add_evaluations,
+    fit_to,
     load_artifact,
     read_manifest,
+    read_set,
+    refuse_existing,
     save_artifact,
+    stated_map,
 )
+from condense.cache import cache_dir
 from condense.comparison import (
     Comparison,
     evaluate_baselines,
@@ -23,8 +31,9 @@ from condense.comparison import (
     training_set,
     validation_observer,
 )
-from condense.config import Layer, Resolved, read_evaluation, read_resolved, resolve
+from condense.config import MIRROR_FREE, Layer, Resolved, read_evaluation, read_resolved, resolve
 from condense.costs import Cost
+from condense.data import fit_preprocessing
 from condense.errors import ConfigError, DataError, unknown
 from condense.evaluation import Evaluation
 from condense.loop import distillation_loop
@@ -124,6 +133,66 @@ def evaluate_artifact(path: Path | str, **values: Any) -> list[Evaluation]:
             add_evaluations(Path(path), [asdict(evaluation)])
             done.append(evaluation)
     return done
+
+
+def import_set(
+    source: Path | str,
+    out: Path | str,
+    *,
+    dataset: str,
+    data_root: Path | str | None = None,
+    labels: Path | str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    zca: Path | str | None = None,
+    preprocessing: str | None = None,
+    method: str = "imported",
+    citation: str = "",
+    lr: float | None = None,
+) -> Path:
+    """Make an artifact at `out` of a set that another program distilled from `dataset`, as `condense import` does.
+
+    `source` is a file or folder as docs/format.md describes, `labels` a file for images that come without. What a
+    number in the images means is stated once: by the source, by `mean` and `std` of each channel, by a file `zca`, or,
+    for 8-bit pixels, by the kind of `preprocessing` that is fitted to the real data. `method` and `citation` say what
+    made the set; `lr` is its learned learning rate.
+
+    Raises ConfigError, ArtifactError or DataError, before anything is written, if something is not stated, stated
+    twice, damaged, or does not fit the real data.
+    """
+    source, out = Path(source), Path(out)
+    refuse_existing(out)
+    given = {"dataset": dataset} | ({} if data_root is None else {"data_root": str(data_root)})
+    config = read_evaluation(given, "import")
+    foreign = read_set(source, None if labels is None else Path(labels))
+    known, origin = stated_map(foreign, mean=mean, std=std, zca=None if zca is None else Path(zca), fit=preprocessing)
+    origins = foreign.origins | {"preprocessing": origin}
+    if lr is not None:
+        if foreign.lr is not None:
+            raise ConfigError(f"{source} brings its learned learning rate, {foreign.lr}. Leave out --lr")
+        if not 0 < lr < math.inf:
+            raise ConfigError(f"lr = {lr}: a learning rate is positive and finite")
+        origins["lr"] = "--lr"
+    data = provide.load_data(config)
+    if not data.mirrored:
+        config = config.model_copy(update={"dsa": MIRROR_FREE})
+        origins["dsa"] = f"data set {data.name}"
+    foreign = fit_to(foreign, data, source)
+    if known is None:
+        assert preprocessing is not None
+        known = fit_preprocessing(preprocessing, data, cache_dir())
+    images = known(foreign.images) if foreign.images.dtype == torch.uint8 else foreign.images
+    keys = config.model_dump(mode="json")
+    return save_artifact(
+        out,
+        DistilledSet(images, foreign.labels, foreign.lr if lr is None else lr),
+        preprocessing=known,
+        classes=data.classes,
+        method=MethodRecord(name=method, ipc=math.ceil(len(images) / data.num_classes), citation=citation),
+        dataset=DatasetRecord(name=data.name, sha256=data.sha256, source=data.source),
+        config=keys,
+        provenance=dict.fromkeys(keys, "default") | dict.fromkeys(given, "import") | origins,
+    )
 
 
 def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResult:

@@ -107,7 +107,9 @@ class EvaluationConfig(BaseModel):
     download: bool = Field(False, description="fetch missing data files")
     validation: float = Field(0.1, ge=0, lt=1, description="part of the training set held out for every choice")
     dsa: Annotated[str, _checked(DSA)] = Field(
-        FULL_STRATEGY, description="augmentation strategy: operators joined by _, or none"
+        FULL_STRATEGY,
+        description="augmentation strategy of the evaluation, and of methods that have none of their own: "
+        "operators joined by _, or none",
     )
     seed: int = Field(0, ge=0, description="seed of everything random")
     device: Annotated[str, _checked(_check_device)] = Field(

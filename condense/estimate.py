@@ -4,11 +4,12 @@ With P parameters, S snapshots of an expert, b bytes for a stored parameter, n d
 image:
 
     disk     buffer       (experts to train) S P b
-             checkpoints  2 (3 * 4 n D + 4 v P): the last two of images, momentum and moving average, and of the v
-                          parameter vectors that the method keeps
+             checkpoints  2 (3 * 4 n D + 4 s): the last two of images, momentum and moving average, and of the s
+                          numbers that the method keeps besides
              artifact     4 n D, and 8 D^2 for the whitening matrix and its inverse
     memory   data         the splits as loaded, and 4 D for each whitened training image
              buffer       (experts) S P b on an accelerator; on the CPU it is mapped from disk
+             state        4 s
              work         the largest of 4 P (vectors) + A (graphs) over all phases
     time     (passes) T, added up over the phases
 
@@ -161,7 +162,7 @@ def disk(resolved: Resolved, problem: Problem) -> dict[str, float]:
     """Bytes that the run will add to the disk."""
     pixels = _pixels(problem)
     images = FLOAT * problem.data.num_classes * resolved.run.ipc * pixels
-    held = 3 * images + FLOAT * resolved.method.state_vectors * problem.network.num_parameters
+    held = 3 * images + FLOAT * resolved.method.state_numbers(problem.network)
     checkpoints = 2 * held if resolved.method.iterations else 0
     artifact = images + (2 * FLOAT * pixels**2 if resolved.run.zca else 0)
     missing = len(missing_experts(resolved, problem))
@@ -177,7 +178,7 @@ def memory(resolved: Resolved, problem: Problem) -> dict[str, float]:
     buffer = 0.0
     if isinstance(method, ExpertConfig) and problem.device.type != "cpu":
         buffer = _buffer(resolved, problem, method.num_experts)
-    return {"data": held, "buffer": buffer}
+    return {"data": held, "buffer": buffer, "state": FLOAT * method.state_numbers(problem.network)}
 
 
 def _buffer(resolved: Resolved, problem: Problem, experts: int) -> float:

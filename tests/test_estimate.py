@@ -25,7 +25,8 @@ def quick(tmp_path, monkeypatch):
 def prepared(**values):
     small = {"method": "ftd", "ipc": 2, "network": "convnet:width=4", "num_experts": 2, "max_start_epoch": 1}
     small |= {"expert_epochs": 2, "syn_steps": 3, "iterations": 4, "eval_repeats": 1, "recipe": "none"}
-    resolved = resolve([Layer("test", small | {"baselines": [], "full_data": False} | values)])
+    given = small | {"baselines": [], "full_data": False} | values
+    resolved = resolve([Layer("test", {key: value for key, value in given.items() if value is not None})])
     return resolved, api.prepare(resolved)
 
 
@@ -139,3 +140,17 @@ def test_the_estimate_adds_up():
     vectors = 4 * problem.network.num_parameters
     cost = measure(problem.network, 256).bytes  # experts: the largest batch of all phases
     assert found.memory["work"] == max(4 * vectors + cost, 5 * vectors + 4 * measure(problem.network, 20).bytes)
+
+
+def test_what_a_method_keeps_besides_the_images_counts(tmp_path):
+    """A checkpoint of ncfm is mostly its sampling network, one of idm its queue of networks."""
+    few = {"num_experts": 1, "pretrain_epochs": 1, "batch_real": 8}
+    for values in ({"method": "ncfm", **few}, {"method": "idm", "queue_size": 4, "net_batch": 8, "batch_real": 8}):
+        unset = dict.fromkeys(("max_start_epoch", "expert_epochs", "syn_steps"))
+        unset |= {} if values["method"] == "ncfm" else {"num_experts": None}
+        resolved, problem = prepared(**unset | values)
+        result = api.run(resolved, tmp_path / str(values["method"]))
+        saved = [file.stat().st_size for file in (result.run / "checkpoints").iterdir()]
+        images = 4 * 20 * 64  # bytes; the prediction has them three times, whatever the method
+        missing = disk(resolved, problem)["checkpoints"] / 2 - sum(saved) / len(saved)
+        assert -1500 < missing <= images < 4 * resolved.method.state_numbers(problem.network)

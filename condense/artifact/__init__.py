@@ -1,6 +1,7 @@
 """The distilled set on disk: a folder with manifest.json, data.safetensors and preview.png (see docs/format.md)."""
 
 from condense.artifact.export import FORMATS, export
+from condense.artifact.folder import refuse_existing
 from condense.artifact.format import (
     DATA,
     DatasetRecord,
@@ -8,6 +9,7 @@ from condense.artifact.format import (
     Manifest,
     MethodRecord,
 )
+from condense.artifact.importing import fit_to, read_set, stated_map
 from condense.artifact.load import Artifact, load_artifact, read_manifest, verify
 from condense.artifact.save import add_evaluations, save_artifact
 
@@ -21,8 +23,12 @@ __all__ = [
     "MethodRecord",
     "add_evaluations",
     "export",
+    "fit_to",
     "load_artifact",
     "read_manifest",
+    "read_set",
+    "refuse_existing",
     "save_artifact",
+    "stated_map",
     "verify",
 ]

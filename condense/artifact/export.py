@@ -18,6 +18,8 @@ from condense.artifact.tensors import class_of
 from condense.errors import ConfigError, unknown
 from condense.files import atomic
 
+LABELS_CSV = "labels.csv"
+
 
 def export(artifact: Artifact, out: Path, format: str) -> str:
     """Write `artifact` at `out` in another format, and return a sentence that says what was written and what was lost.
@@ -97,7 +99,7 @@ def _class_name(artifact: Artifact, index: int) -> str:
 
 def _png(artifact: Artifact, path: Path) -> None:
     soft = [] if artifact.labels.ndim == 1 else artifact.labels.tolist()
-    with (path / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+    with (path / LABELS_CSV).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "label", "class", *(f"p{k}" for k in range(len(artifact.classes)) if soft)])
         for row, (index, number, picture) in enumerate(_pictures(artifact)):

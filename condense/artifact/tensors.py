@@ -35,7 +35,7 @@ def check_tensors(manifest: Manifest, tensors: dict[str, Tensor], path: Path) ->
         raise ArtifactError(f"{path}: tensor 'preprocessing.std' has values that are not positive.")
     if manifest.images.factor > min(tensors["images"].shape[2:]):
         raise ArtifactError(f"{path}: factor {manifest.images.factor} asks for more cells than an image has pixels.")
-    _check_labels(tensors["labels"], len(manifest.classes), path)
+    check_labels(tensors["labels"], len(manifest.classes), path)
 
 
 def _layout(manifest: Manifest) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -54,7 +54,8 @@ def _layout(manifest: Manifest) -> dict[str, tuple[torch.dtype, tuple[int, ...]]
     }
 
 
-def _check_labels(labels: Tensor, classes: int, path: Path) -> None:
+def check_labels(labels: Tensor, classes: int, path: Path) -> None:
+    """Raise ArtifactError unless each label, read from `path`, is a class, or each row probabilities over them."""
     if labels.ndim == 1:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= classes:

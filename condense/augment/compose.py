@@ -17,3 +17,8 @@ def composed(strategy: str) -> tuple[DSA, ...]:
     named = DSA(strategy).operations
     stages = ([name for name in stage if name in named] for stage in STAGES)
     return tuple(DSA("_".join(stage)) for stage in stages if stage)
+
+
+def without_cutout(strategy: str) -> str:
+    """The strategy where CutMix takes the place of cutout."""
+    return "_".join(name for name in DSA(strategy).operations if name != "cutout") or "none"

@@ -208,6 +208,79 @@ def export(artifact: Path, /, *, format: str, out: Path) -> None:
     logger.info(export(load_artifact(artifact), out, format))
 
 
+@app.command(name="import")
+def import_(
+    source: Path,
+    /,
+    *,
+    out: Path,
+    dataset: str,
+    data_root: Path | None = None,
+    labels: Path | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    zca: Path | None = None,
+    preprocessing: Literal["mean_std", "zca"] | None = None,
+    method: str = "imported",
+    citation: str = "",
+    lr: float | None = None,
+) -> None:
+    """Make a distilled set of ours from one that another program wrote.
+
+    Parameters
+    ----------
+    source
+        A .npz, .pt or .safetensors file, or a folder of images.
+    out
+        Folder to write; it must not exist.
+    dataset
+        Data set that it was made from, see `condense ls datasets`.
+    data_root
+        Folder with the files of the data set.
+    labels
+        File with the labels, for a source that has images alone.
+    mean
+        Means by which the images were normalised, one for each channel, separated by commas.
+    std
+        Standard deviations, likewise.
+    zca
+        File with the whitening that was applied to the images: mean, matrix, inverse.
+    preprocessing
+        For 8-bit pixels: what is fitted to the real data and applied to them, mean_std or zca.
+    method
+        What made the set, in a word.
+    citation
+        What to cite for it.
+    lr
+        Learning rate that was learned with the set.
+    """
+    from condense import api
+
+    api.import_set(
+        source,
+        out,
+        dataset=dataset,
+        data_root=data_root,
+        labels=labels,
+        mean=None if mean is None else split_numbers("--mean", mean),
+        std=None if std is None else split_numbers("--std", std),
+        zca=zca,
+        preprocessing=preprocessing,
+        method=method,
+        citation=citation,
+        lr=lr,
+    )
+    logger.info(f"{out}: imported; `condense eval {out}` evaluates it")
+
+
+def split_numbers(flag: str, text: str) -> list[float]:
+    """The numbers in a list separated by commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{flag} {text}: must be numbers separated by commas, one for each channel") from None
+
+
 @app.command
 def inspect(artifact: Path, /, *, as_json: AsJson = False) -> None:
     """Print what a distilled set is and how it was made.

@@ -1,5 +1,6 @@
-"""Reader of a folder of images."""
+"""Readers of folders of images."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,22 +35,42 @@ def read_folder(path: Path, download: bool) -> Raw:
             "images are taken out of train/."
         )
     train, test = path / "train", tests[0]
-    classes = [entry.name for entry in _visible(train)]
-    if different := set(classes) ^ {entry.name for entry in _visible(test)}:
+    classes = class_names(train)
+    if different := set(classes) ^ set(class_names(test)):
         raise DataError(f"{train} and {test} must hold the same class folders, but differ in {sorted(different)}.")
+    files, labels = class_files(train, classes)
+    test_files, test_labels = class_files(test, classes)
+    return Raw(
+        split(read_pictures(files, files[0]), labels, str(train)),
+        split(read_pictures(test_files, files[0]), test_labels, str(test)),
+        classes,
+        f"image folder {path.name} (train/, {test.name}/)",
+    )
 
-    files = {part: [(file, label) for label, name in enumerate(classes) for file in _visible(part / name)]
-             for part in (train, test)}  # fmt: skip
-    for part, found in files.items():
-        if not found:
-            raise DataError(f"{part}: no image in it. Expected {part}/CLASS/IMAGE.")
-    first = files[train][0][0]
-    form = _open(first)[0]
-    splits = {}
-    for part, found in files.items():
-        images = np.stack([_pixels(file, form, first) for file, _ in found])
-        splits[part] = split(images, np.array([label for _, label in found]), str(part))
-    return Raw(splits[train], splits[test], tuple(classes), f"image folder {path.name} (train/, {test.name}/)")
+
+def class_names(path: Path) -> tuple[str, ...]:
+    """What path/ holds, hidden names apart, in alphabetical order. Raises DataError if it is not a folder."""
+    return tuple(entry.name for entry in _visible(path))
+
+
+def class_files(path: Path, classes: Sequence[str]) -> tuple[list[Path], NDArray[np.int64]]:
+    """The files path/CLASS/FILE, hidden ones apart, and the label of each: the place of CLASS in `classes`.
+
+    Raises DataError for a CLASS that is not a folder, or if there is no file.
+    """
+    found = [(file, label) for label, name in enumerate(classes) for file in _visible(path / name)]
+    if not found:
+        raise DataError(f"{path}: no image in it. Expected {path}/CLASS/IMAGE.")
+    return [file for file, _ in found], np.array([label for _, label in found])
+
+
+def read_pictures(files: Sequence[Path], like: Path) -> NDArray[np.uint8]:
+    """The images in `files`, [n, size, size] or [n, size, size, 3]: square, grey or RGB, of the form of `like`.
+
+    Raises DataError, which names the file at fault.
+    """
+    form = _open(like)[0]
+    return np.stack([_pixels(file, form, like) for file in files])
 
 
 def _visible(folder: Path) -> list[Path]:

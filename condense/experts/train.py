@@ -11,7 +11,6 @@ from typing import Annotated
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from torch import Tensor
-from torch.nn import functional as F
 
 from condense import rng
 from condense.augment import DSA, composed, cutmix
@@ -106,8 +105,7 @@ def train_expert(
                 x, y = cutmix(x, y, network.classes, draws, plan.cutmix)
 
             def gradient(point: Tensor, x: Tensor = x, y: Tensor = y) -> Tensor:
-                point = point.detach().requires_grad_()
-                return torch.autograd.grad(F.cross_entropy(network.logits(point, x), y), point)[0]
+                return network.gradient(point, x, y)[0]
 
             direction = gsam_direction(gradient, theta, plan.rho, plan.alpha, plan.adaptive)
             theta, velocity = sgd_step(

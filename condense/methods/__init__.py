@@ -1,6 +1,22 @@
 """The condensers, by name. Importing a method's module registers it."""
 
-from condense.methods import atom, datadam, dc, dm, dsa, ftd, herding, idc, idm, kcenter, kmeans, mtt, ncfm, random
+from condense.methods import (
+    atom,
+    datadam,
+    dc,
+    dm,
+    dsa,
+    ftd,
+    herding,
+    idc,
+    idm,
+    kcenter,
+    kmeans,
+    mtt,
+    ncfm,
+    random,
+    random_soft,
+)
 from condense.methods.base import (
     METHODS,
     Condenser,
@@ -41,4 +57,5 @@ __all__ = [
     "mtt",
     "ncfm",
     "random",
+    "random_soft",
 ]

@@ -51,9 +51,8 @@ class MethodConfig(BaseModel):
         """Images to train on in each stored one."""
         return 1
 
-    @property
-    def state_vectors(self) -> int:
-        """Parameter vectors of the network that a checkpoint holds."""
+    def state_numbers(self, network: Network) -> int:  # noqa: ARG002
+        """Numbers that the state holds besides the images."""
         return 0
 
 
@@ -151,7 +150,7 @@ class ExpertConfig(MethodConfig):
 class TeacherConfig(MethodConfig):
     """Base of configurations whose method needs one network trained on the real data."""
 
-    teacher_epochs: int = Field(10, ge=1, description="epochs of the network whose embedding is used")
+    teacher_epochs: int = Field(10, ge=1, description="epochs of the network that is trained on the real data")
     teacher_lr: float = Field(0.01, gt=0, description="its learning rate")
     teacher_momentum: float = Field(0.9, ge=0, lt=1, description="its momentum")
     teacher_batch: int = Field(256, ge=1, description="its batch size")
@@ -178,7 +177,7 @@ def check_finite(method: str, iteration: int, tensors: Mapping[str, Tensor | Non
         bad = [name for name, ok in zip(named, finite.tolist(), strict=True) if not ok]
         raise NumericsError(
             f"{method}, iteration {iteration}: {' and '.join(bad)} not finite. The set was not changed by this "
-            "iteration. Start a new run with a lower lr_img, lr_teacher or syn_steps"
+            f"iteration. Start a new run with lower learning rates (`condense ls keys {method}`)"
         )
 
 

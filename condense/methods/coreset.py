@@ -19,8 +19,8 @@ class CoresetConfig(MethodConfig):
     iterations: int = Field(0, ge=0, le=0, description="nothing is optimised: 0")
 
 
-class EmbeddedCoresetConfig(CoresetConfig, TeacherConfig):
-    """A coreset that is chosen in the embedding of a trained network."""
+class TaughtCoresetConfig(CoresetConfig, TeacherConfig):
+    """A coreset that is chosen or labelled by a trained network."""
 
 
 class Coreset:
@@ -55,7 +55,7 @@ class EmbeddedCoreset(Coreset):
     `TeacherConfig` says; images are not augmented.
     """
 
-    Config: ClassVar[type[MethodConfig]] = EmbeddedCoresetConfig
+    Config: ClassVar[type[MethodConfig]] = TaughtCoresetConfig
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TEACHER, Need.EMBEDDING})
 
     def choose(self, features: Tensor, ipc: int, seed: int) -> Tensor:

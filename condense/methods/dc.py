@@ -20,10 +20,11 @@ from torch import Tensor
 from condense.augment import DSA
 from condense.methods.base import MethodConfig, Need, Problem, Work, register
 from condense.methods.gradient import GradientConfig, GradientMatching, train_step
+from condense.networks import Network
 from condense.objectives import cosine_distance, row_distance, squared_distance
 from condense.synthetic import Initial, State
 
-DISTANCES = {"rows": row_distance, "cosine": cosine_distance, "squared": squared_distance}
+DISTANCES = {"rows": row_distance, "cosine": cosine_distance, "mse": squared_distance}
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10), 100: (100, 2)}
 """Image updates per network and epochs between them: the paper's table, and the authors' advice for 100."""
 
@@ -43,16 +44,15 @@ class DCConfig(GradientConfig):
     inner_loop: int | None = Field(None, ge=0, description="epochs between them; none: by ipc, as published")
     lr_net: float = Field(0.01, gt=0, description="learning rate of the network")
     batch_train: int = Field(256, ge=1, description="synthetic images in a step of the network")
-    distance: Literal["rows", "cosine", "squared"] = Field("rows", description="of gradients; rows is the paper's")
+    distance: Literal["rows", "cosine", "mse"] = Field("rows", description="of gradients; rows is the paper's")
 
     def loops(self, ipc: int) -> tuple[int, int]:
         """Image updates per network, and epochs between them."""
         outer, inner = loops(ipc)
         return self.outer_loop or outer, inner if self.inner_loop is None else self.inner_loop
 
-    @property
-    def state_vectors(self) -> int:
-        return 1
+    def state_numbers(self, network: Network) -> int:
+        return network.num_parameters
 
     def work(self, classes: int, ipc: int) -> Sequence[Work]:
         outer, inner = self.loops(ipc)
@@ -77,7 +77,7 @@ class DC(GradientMatching[C]):
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     def init(self, problem: Problem) -> State:
-        """The images, and the network that the last iteration left behind."""
+        """The images, and theta, which keeps the network from one iteration to the next."""
         return super().init(problem) | {"theta": self.new_network(problem, 0)}
 
     def new_network(self, problem: Problem, number: int) -> Tensor:

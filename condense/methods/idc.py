@@ -13,25 +13,22 @@ cutout. The images are clamped to [0, 1] in pixel space whenever a network begin
 """
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor
 
-from condense.augment import DSA, composed, cutmix
+from condense.augment import DSA, composed, cutmix, without_cutout
 from condense.errors import ConfigError
 from condense.methods.base import MethodConfig, Need, Problem, Work, register
 from condense.methods.gradient import GradientConfig, GradientMatching, train_step
-from condense.objectives.gradient import absolute_distance, convolutions, squared_distance
+from condense.methods.matching import Strategy
+from condense.networks import Network
+from condense.objectives import absolute_distance, convolutions, squared_distance
 from condense.synthetic import State, clamp_to_pixels, sample_per_class
 
 DISTANCES = {"mse": squared_distance, "l1": absolute_distance}
-
-
-def _known(strategy: str) -> str:
-    DSA(strategy)
-    return strategy
 
 
 class IDCConfig(GradientConfig):
@@ -51,8 +48,9 @@ class IDCConfig(GradientConfig):
     lr_net: float = Field(0.01, gt=0, description="learning rate of the network")
     momentum_net: float = Field(0.9, ge=0, lt=1, description="momentum of the network")
     weight_decay_net: float = Field(5e-4, ge=0, description="weight decay of the network")
-    aug_type: Annotated[str, AfterValidator(_known)] = Field(
-        "color_crop_cutout", description="augmentation of matching; the network is trained with it less cutout"
+    aug_type: Strategy = Field(
+        "color_crop_cutout",
+        description="augmentation of matching; the network is trained with it, CutMix in place of cutout",
     )
     mix_p: float = Field(0.5, ge=0, le=1, description="probability of CutMix in a step of the network")
 
@@ -61,9 +59,8 @@ class IDCConfig(GradientConfig):
         """Steps of the network between two updates of the images."""
         return -(-self.train_images // self.batch_train)
 
-    @property
-    def state_vectors(self) -> int:
-        return 2
+    def state_numbers(self, network: Network) -> int:
+        return 2 * network.num_parameters
 
     def work(self, classes: int, ipc: int) -> Sequence[Work]:
         steps = self.train_steps * (self.inner_loop - 1) / self.inner_loop
@@ -123,7 +120,7 @@ class IDC(GradientMatching[IDCConfig]):
         """theta and velocity [P] after `train_steps` steps, each on full batches of augmented, mixed real images."""
         c, data = self.config, problem.data
         draws = problem.rng("training", iteration)
-        stages = composed("_".join(name for name in DSA(c.aug_type).operations if name != "cutout"))
+        stages = composed(without_cutout(c.aug_type) if c.mix_p else c.aug_type)
         everything = torch.arange(len(problem.inputs))
         order = sample_per_class([everything], c.train_steps * c.batch_train, draws).to(problem.device)
         for rows in order.split(c.batch_train):

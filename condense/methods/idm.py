@@ -16,11 +16,12 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
+from condense.errors import NumericsError
 from condense.experts import sgd_step
 from condense.methods.base import MethodConfig, Need, Problem, Work, register
 from condense.methods.matching import ClassBatch, Matching, MatchingConfig
+from condense.networks import Network
 from condense.objectives import mean_distance
 from condense.synthetic import State, sample_per_class
 
@@ -44,16 +45,14 @@ class IDMConfig(MatchingConfig):
     momentum_net: float = Field(0.9, ge=0, lt=1, description="momentum of the networks")
     weight_decay_net: float = Field(5e-4, ge=0, description="weight decay of the networks")
 
-    @property
-    def state_vectors(self) -> int:
-        return 2 * self.queue_size
+    def state_numbers(self, network: Network) -> int:
+        return 2 * self.queue_size * network.num_parameters
 
     def work(self, classes: int, ipc: int) -> Sequence[Work]:
-        """Matching, with a second pass of the synthetic images for the logits; training; the queue in memory."""
+        """Matching, with a second pass of the synthetic images for the logits; and training."""
         real, synthetic = super().work(classes, ipc)
-        queue = 2 * self.queue_size
-        training = Work(self.net_batch, self.train_nets * self.net_steps, vectors=4 + queue)
-        return (real, Work(synthetic.batch, 2 * synthetic.passes, vectors=4 + queue, graphs=2), training)
+        training = Work(self.net_batch, self.train_nets * self.net_steps)
+        return (real, Work(synthetic.batch, 2 * synthetic.passes, graphs=2), training)
 
 
 @register
@@ -115,7 +114,10 @@ class IDM(Matching[IDMConfig]):
             state[name] = torch.cat([state[name][1 - self.config.queue_size :], row[None]])
 
     def train(self, state: State, problem: Problem, place: int, draws: torch.Generator) -> None:
-        """`net_steps` steps of one network of the queue; its accuracy is that on their batches, before each step."""
+        """`net_steps` steps of one network of the queue; its accuracy is that on their batches, before each step.
+
+        Raises NumericsError, and leaves the queue as it was, if the network diverges.
+        """
         c = self.config
         theta, velocity = state["nets"][place], state["nets.velocity"][place]
         everything = torch.arange(len(problem.inputs))
@@ -123,12 +125,12 @@ class IDM(Matching[IDMConfig]):
         correct = torch.zeros((), device=problem.device)
         for rows in order.split(c.net_batch):
             y = problem.data.train.labels[rows]
-            point = theta.detach().requires_grad_()
-            logits = problem.network.logits(point, problem.inputs[rows])
-            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y), point)
+            gradient, logits = problem.network.gradient(theta, problem.inputs[rows], y)
             theta, velocity = sgd_step(
                 theta, gradient, velocity, lr=c.lr_net, momentum=c.momentum_net, weight_decay=c.weight_decay_net
             )
             correct += (logits.argmax(1) == y).sum()
+        if not bool(theta.isfinite().all()):
+            raise NumericsError(f"idm: a network of the queue is not finite. Lower lr_net, which is {c.lr_net}")
         state["nets"][place], state["nets.velocity"][place] = theta, velocity
         state["nets.accuracy"][place] = 100 * correct / len(order)

@@ -11,10 +11,10 @@ one such chunk is in memory, and the result is the same. Nothing of the real ima
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,6 +22,15 @@ from condense.augment import DSA, apply_groups
 from condense.methods.base import Metrics, Problem, Work, check_finite
 from condense.methods.learned import Learned, LearnedConfig
 from condense.synthetic import State, sample_per_class
+
+
+def _known(strategy: str) -> str:
+    DSA(strategy)
+    return strategy
+
+
+Strategy = Annotated[str, AfterValidator(_known)]
+"""An augmentation strategy of a method's own."""
 
 
 class MatchingConfig(LearnedConfig):
@@ -42,7 +51,7 @@ class MatchingConfig(LearnedConfig):
         together = min(self.class_batch or classes, classes)
         chunks = classes / together
         return (
-            Work(together * self.batch_real, chunks / 3, graphs=0),
+            Work(together * self.batch_real, chunks / 3, graphs=0.5),  # without a graph, but two maps at a time
             Work(together * self.synthetic_per_class(ipc), chunks),
         )
 
@@ -70,7 +79,7 @@ C = TypeVar("C", bound=MatchingConfig)
 
 
 class Matching(Learned[C]):
-    """Base of the methods. Each gives `network` and `class_losses`, and may follow an update with `after`."""
+    """Base of the methods. Each gives `class_losses`, or `losses`, and what of the others is not as usual."""
 
     name: ClassVar[str]
 
@@ -103,9 +112,10 @@ class Matching(Learned[C]):
             gradients += torch.autograd.grad(losses, batch.stored)
         gradient = torch.cat(gradients)
         check_finite(self.name, iteration, {"loss": loss, "gradient": gradient})
+        metrics = {"loss": float(loss)}  # it is known by now; later it would wait for what is queued below
         self.update_images(state, gradient)
         self.after(state, problem, iteration, theta)
-        return {"loss": float(loss)}
+        return metrics
 
     def batches(self, images: Tensor, problem: Problem, iteration: int) -> Iterator[ClassBatch]:
         """The classes in order, `class_batch` at a time.
@@ -114,7 +124,8 @@ class Matching(Learned[C]):
         """
         c, count = self.config, problem.data.num_classes
         draws = problem.rng("matching", iteration)
-        rows = sample_per_class(problem.members, c.batch_real, draws).view(count, -1)
+        per_class = min(c.batch_real, max(map(len, problem.members)))
+        rows = sample_per_class(problem.members, per_class, draws).view(count, -1)
         stages = [(stage, stage.sample_groups(draws, count)) for stage in self.augmentations(problem)]
         m, shown = problem.ipc * c.views, c.synthetic_per_class(problem.ipc)
         subsets = torch.stack([torch.randperm(m, generator=draws)[:shown] for _ in range(count)]) if shown < m else None

@@ -22,10 +22,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from condense.augment import DSA, composed
+from condense.augment import DSA, composed, without_cutout
 from condense.experts import ExpertPlan
 from condense.methods.base import ExpertConfig, MethodConfig, Metrics, Need, Problem, Work, check_finite, register
-from condense.methods.matching import ClassBatch, Matching, MatchingConfig
+from condense.methods.matching import ClassBatch, Matching, MatchingConfig, Strategy
+from condense.networks import Network
 from condense.objectives import characteristic_distance
 from condense.synthetic import State, adam_, clamp_to_pixels, sgd_
 
@@ -43,7 +44,7 @@ class NCFMConfig(MatchingConfig, ExpertConfig):
         2, description="multi-formation (IDC): each stored image is factor x factor smaller ones"
     )
     optimizer: Literal["adam", "sgd"] = Field("adam", description="of the images")
-    lr_img: float = Field(0.0126, gt=0, description="learning rate of the images")
+    lr_img: float = Field(0.0178, gt=0, description="learning rate of the images")
     momentum_img: float = Field(0.9, ge=0, lt=1, description="momentum of the images; Adam's first beta")
     num_freqs: int = Field(1024, ge=32, multiple_of=PER_SCALE, description="frequencies in an iteration")
     alpha: float = Field(0.5, ge=0, lt=1, description="weight of the amplitudes; that of the phases is 1 - alpha")
@@ -52,11 +53,14 @@ class NCFMConfig(MatchingConfig, ExpertConfig):
     lr_psi: float = Field(1e-3, gt=0, description="learning rate of the sampling network")
     momentum_psi: float = Field(0.5, ge=0, lt=1, description="momentum of the sampling network")
     num_experts: int = Field(20, ge=1, description="networks trained on the real data")
+    aug_type: Strategy = Field(
+        "color_crop_cutout", description="augmentation of matching; the experts have it with CutMix in place of cutout"
+    )
     pretrain_epochs: int = Field(60, ge=1, description="epochs of their training")
     expert_batch: int = Field(128, ge=1, description="batch size of expert training")
     expert_momentum: float = Field(0.9, ge=0, lt=1, description="momentum of expert training")
 
-    def expert_plan(self, dsa: str) -> ExpertPlan:  # noqa: ARG002 - colour and crop, whatever the run's strategy is
+    def expert_plan(self, dsa: str) -> ExpertPlan:  # noqa: ARG002 - aug_type, whatever the run's strategy is
         """As published: the learning rate falls to a fifth at two thirds and at five sixths of the epochs."""
         return ExpertPlan(
             epochs=self.pretrain_epochs,
@@ -66,15 +70,20 @@ class NCFMConfig(MatchingConfig, ExpertConfig):
             weight_decay=5e-4,
             decay_epochs=(math.ceil(self.pretrain_epochs * 2 / 3), math.ceil(self.pretrain_epochs * 5 / 6)),
             decay_factor=0.2,
-            dsa="color_crop",
+            dsa=without_cutout(self.aug_type),
             composed=True,
             cutmix=0.5,
         )
 
+    def state_numbers(self, network: Network) -> int:
+        """psi and its momentum; Adam's squares are as many as the images, and are not counted."""
+        return 2 * 3 * (network.embedding_size + 2) * network.embedding_size if self.sampling_net else 0
+
     def work(self, classes: int, ipc: int) -> Sequence[Work]:
         """The synthetic images go through two networks."""
         real, synthetic = super().work(classes, ipc)
-        return real, Work(synthetic.batch, 2 * synthetic.passes, graphs=2)
+        networks = 2 if self.calib_weight else 1
+        return real, Work(synthetic.batch, networks * synthetic.passes, graphs=networks)
 
 
 @register
@@ -101,9 +110,8 @@ class NCFM(Matching[NCFMConfig]):
             state["psi.momentum"] = torch.zeros_like(state["psi"])
         return state
 
-    def augmentations(self, problem: Problem) -> Sequence[DSA]:  # noqa: ARG002 - whatever the run's strategy is
-        """Colour, crop and cutout, all three, as published."""
-        return composed("color_crop_cutout")
+    def augmentations(self, problem: Problem) -> Sequence[DSA]:  # noqa: ARG002
+        return composed(self.config.aug_type)
 
     def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
         c = self.config
@@ -116,12 +124,14 @@ class NCFM(Matching[NCFMConfig]):
         gradients = []
         for batch in self.batches(images, problem, iteration):
             distance = self.distances(problem, theta, frequencies, batch).sum()
-            logits = problem.network.by_group(partial(problem.network.logits, trained), batch.synthetic)
-            entropy = c.calib_weight * batch.cross_entropies(logits).sum()
-            (distance + entropy).backward()
+            matching, total = matching + distance.detach(), distance
+            if c.calib_weight:
+                logits = problem.network.by_group(partial(problem.network.logits, trained), batch.synthetic)
+                entropy = c.calib_weight * batch.cross_entropies(logits).sum()
+                calibration, total = calibration + entropy.detach(), distance + entropy
+            total.backward()
             assert batch.stored.grad is not None
             gradients.append(batch.stored.grad)
-            matching, calibration = matching + distance.detach(), calibration + entropy.detach()
         if psi is not None:
             sampled.backward(frequencies.grad)
         loss, gradient, ascent = matching + calibration, torch.cat(gradients), None if psi is None else psi.grad

@@ -9,15 +9,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from condense.errors import ConfigError
+
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of x [n, c, ...] by the mean and variance over all but c of the batch at hand, always."""
+    """Batch normalisation of x [n, c, ...] by the mean and variance over all but c of the batch at hand, always.
+
+    Raises ConfigError for a single number of each channel, which has no variance.
+    """
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.numel() == x.shape[1]:
+            raise ConfigError(
+                "batch norm cannot work on a single image whose maps have shrunk to one pixel. "
+                "Raise ipc, or choose another network, such as one with norm=instance"
+            )
         by_channel = x.transpose(0, 1)
         one_group_each = by_channel.flatten(1).unsqueeze(0)  # [1, c, n ...]
         y = F.group_norm(one_group_each, x.shape[1], self.weight, self.bias, self.eps)

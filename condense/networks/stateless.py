@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 from torch.utils._pytree import tree_map
 
@@ -106,6 +107,13 @@ class Network:
         parameters = self.split(theta)
         features: Tensor = functional_call(self._body, {name: parameters[name] for name in self._body_names}, (x,))
         return features
+
+    def gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient [P] of the mean cross-entropy of x by theta, and the logits; y int64 [n] or [n, classes]."""
+        point = theta.detach().requires_grad_()
+        logits = self.logits(point, x)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y), point)
+        return gradient, logits.detach()
 
     def features(self, theta: Tensor, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """The maps [n, c, h, w] that each activation puts out, in the order they run, and the embedding [n, d].

@@ -3,13 +3,21 @@
 from condense.objectives.attention import channel_attention, spatial_attention
 from condense.objectives.characteristic import characteristic_distance, characteristic_function
 from condense.objectives.distribution import mean_distance
-from condense.objectives.gradient import cosine_distance, row_distance, squared_distance
+from condense.objectives.gradient import (
+    absolute_distance,
+    convolutions,
+    cosine_distance,
+    row_distance,
+    squared_distance,
+)
 from condense.objectives.trajectory import normalised_distance
 
 __all__ = [
+    "absolute_distance",
     "channel_attention",
     "characteristic_distance",
     "characteristic_function",
+    "convolutions",
     "cosine_distance",
     "mean_distance",
     "normalised_distance",

@@ -1,4 +1,4 @@
-"""Distances between the features of real and synthetic images. f_r [n, d], f_s [m, d]; the result is 0-dimensional."""
+"""Distances between the features of real and synthetic images. f_r [..., n, d], f_s [..., m, d]."""
 
 from torch import Tensor
 

@@ -1,7 +1,6 @@
 """What is optimised: where a synthetic set starts, how it moves, and the set a condenser hands over."""
 
 from condense.synthetic.initial import (
-    INITIAL,
     Initial,
     class_members,
     hard_labels,
@@ -15,7 +14,6 @@ from condense.synthetic.types import DistilledSet
 from condense.synthetic.views import decode, encode, with_mirror
 
 __all__ = [
-    "INITIAL",
     "DistilledSet",
     "Initial",
     "State",

@@ -1,7 +1,7 @@
 """Where a synthetic set starts."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from sklearn.cluster import KMeans
@@ -12,7 +12,6 @@ from condense.data.types import Split
 from condense.errors import ConfigError
 
 Initial = Literal["real", "noise", "mean", "kmeans"]
-INITIAL: tuple[str, ...] = get_args(Initial)
 
 MEAN_OF = 10
 """Real images in each mean."""

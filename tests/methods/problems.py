@@ -84,7 +84,9 @@ def blobs(per_class: int = 40, size: int = 8, classes: int = CLASSES, channels: 
         noise = torch.randn(len(labels), channels, size, size, generator=draws)
         return Split(((patterns[labels] + 0.5 * noise).clamp(0, 1) * 255).to(torch.uint8), labels)
 
-    return RealData("blobs", split(per_class), split(4), split(20), tuple("abcdefgh"[:classes]), "0" * 64, "test", mirrored=False)
+    return RealData(
+        "blobs", split(per_class), split(4), split(20), tuple("abcdefgh"[:classes]), "0" * 64, "test", mirrored=False
+    )
 
 
 def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:

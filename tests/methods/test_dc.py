@@ -5,6 +5,7 @@ import torch
 from oracles import gradient as oracle
 from problems import CLASSES, make_condenser, make_problem, relative_error
 
+from condense.config import Layer, resolve
 from condense.methods.dc import DCConfig
 from condense.synthetic import sample_per_class
 
@@ -31,7 +32,7 @@ def test_one_iteration_against_double_backward(norm, tmp_path):
     assert relative_error(stored.detach() - state["images"], gradient) < 1e-9
 
 
-@pytest.mark.parametrize("distance", ["cosine", "squared"])
+@pytest.mark.parametrize("distance", ["cosine", "mse"])
 def test_the_distances_of_the_code_against_double_backward(distance, tmp_path):
     dc = make_condenser("dc", batch_real=7, lr_img=1.0, distance=distance)
     problem = make_problem(dc, tmp_path, dtype=torch.float64)
@@ -158,3 +159,23 @@ def test_no_more_classes_are_in_memory_than_asked_for(class_batch, tmp_path, mon
     monkeypatch.setattr(dc, "class_losses", spy)
     dc.step(state, problem, 0)
     assert chunks == {1: [[0], [1], [2]], 2: [[0, 1], [2]]}[class_batch]
+
+
+@pytest.mark.parametrize("method", ["dc", "dsa"])
+@pytest.mark.parametrize("ipc, loops", [(1, (1, 1)), (10, (10, 50)), (20, (20, 25)), (40, (40, 15)), (100, (100, 2))])
+def test_published_rows_have_a_thousand_networks_and_the_published_loops(method, ipc, loops):
+    resolved = resolve([Layer("test", {"method": method, "ipc": ipc, "dataset": "cifar10", "recipe": "published"})])
+    assert resolved.method.loops(ipc) == loops
+    assert resolved.method.iterations == 1000 * loops[0]
+
+
+def test_a_class_gives_each_image_once_if_it_has_fewer_than_asked_for(tmp_path):
+    """Asking for more real images than there are changes nothing: all of them are matched, none of them twice."""
+    first = []
+    for batch_real in (40, 1000):
+        dc = make_condenser("dc", batch_real=batch_real)
+        problem = make_problem(dc, tmp_path, dtype=torch.float64)
+        state = dc.init(problem)
+        dc.step(state, problem, 0)
+        first.append(state["images"])
+    assert torch.equal(*first)

@@ -5,6 +5,7 @@ import torch
 from problems import make_condenser, make_problem, relative_error
 from torch.nn import functional as F
 
+from condense.errors import NumericsError
 from condense.synthetic import sample_per_class
 
 
@@ -168,3 +169,12 @@ def test_a_class_moves_by_its_own_momentum_alone(tmp_path, monkeypatch):
         moved = state["images"][2:4] - start
         assert relative_error(moved, (2 - 0.5**iteration) * first) < 1e-12
     assert float((state["images"] - condenser.init(problem)["images"])[:2].norm()) > 0
+
+
+def test_a_network_that_diverges_stops_the_run_and_does_not_enter_the_queue(tmp_path):
+    condenser = make_condenser("idm", lr_net=1e30)
+    problem = make_problem(condenser, tmp_path)
+    state = condenser.init(problem)
+    with pytest.raises(NumericsError, match="lr_net"):
+        condenser.step(state, problem, 0)
+    assert state["nets"].isfinite().all()

@@ -249,3 +249,14 @@ def test_images_are_clamped_before_an_iteration(tmp_path):
     assert not torch.equal(clamped["images"], state["images"])
     assert condenser.step(state, problem, 0) == condenser.step(clamped, problem, 0)
     assert torch.equal(clamped["images"], state["images"])
+
+
+def test_color_crop_and_cutout_are_all_applied_by_default(tmp_path):
+    condenser, problem, _ = start(tmp_path)
+    assert [stage.operations for stage in condenser.augmentations(problem)] == [("color",), ("crop",), ("cutout",)]
+
+
+def test_without_a_weight_the_trained_network_is_not_asked(tmp_path, monkeypatch):
+    condenser, problem, state = start(tmp_path, calib_weight=0.0)
+    monkeypatch.setattr(problem.network, "logits", None)
+    assert condenser.step(state, problem, 0)["calibration"] == 0

@@ -4,6 +4,7 @@ import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from condense.methods.matching import Matching
 from condense.networks import canonical
 from condense.resources import config_path
 from condense.runs import RunFolder
-from condense.synthetic import INITIAL
+from condense.synthetic.initial import Initial
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted(METHODS)
@@ -101,12 +102,21 @@ def test_recipe_rows_resolve(name):
         canonical(resolved.run.network, channels=3, size=32, classes=10)
 
 
+def assert_labels(labels, expected, classes):
+    """Hard labels are those expected, soft ones probabilities over the classes."""
+    if labels.ndim == 1:
+        assert labels.tolist() == expected
+    else:
+        assert labels.shape == (len(expected), classes) and labels.dtype == torch.float32
+        assert (labels >= 0).all() and torch.allclose(labels.sum(1), torch.ones(len(expected)))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_the_set_it_makes(name, tmp_path):
     condenser, _, state, _ = run(name, tmp_path, 1 if name in LEARNING else 0)
     made = condenser.distilled(state)
     assert made.images.shape == (6, 1, 8, 8) and made.images.isfinite().all()
-    assert made.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert_labels(made.labels, [0, 0, 1, 1, 2, 2], 3)
     assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
 
 
@@ -116,7 +126,7 @@ def test_any_number_of_classes_channels_and_pixels(name, tmp_path):
     condenser, _, state, _ = run(name, tmp_path, 2 if name in LEARNING else 0, data=data, ipc=3)
     made = condenser.distilled(state)
     assert made.images.shape == (15, 2, 11, 11) and made.images.isfinite().all()
-    assert made.labels.tolist() == [c for c in range(5) for _ in range(3)]
+    assert_labels(made.labels, [c for c in range(5) for _ in range(3)], 5)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -268,7 +278,7 @@ def test_the_order_of_the_images_of_a_class_does_not_count(name, network, tmp_pa
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4])
-@pytest.mark.parametrize("kind", INITIAL)
+@pytest.mark.parametrize("kind", get_args(Initial))
 def test_every_start_can_be_had_with_every_factor(kind, factor, tmp_path):
     condenser = make_condenser("dm", init=kind, factor=factor)
     problem = make_problem(condenser, tmp_path)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector
 
 from condense import rng
 from condense.errors import ConfigError
@@ -142,3 +143,23 @@ def test_no_embedding_without_a_linear_classifier() -> None:
     assert network.logits(theta, x).shape == (2, 3)
     with pytest.raises(ConfigError, match="'torchvision:squeezenet1_1' has no embedding"):
         network.embed(theta, x)
+
+
+def test_batch_norm_refuses_a_single_number() -> None:
+    network = Network("torchvision:shufflenet_v2_x0_5", channels=3, size=8, classes=10)
+    theta = network.init(0, "test")
+    network.logits(theta, torch.zeros(2, 3, 8, 8))
+    with pytest.raises(ConfigError, match="Raise ipc"):
+        network.logits(theta, torch.zeros(1, 3, 8, 8))
+
+
+def test_gradient_is_that_of_the_ordinary_module() -> None:
+    network = Network("convnet:width=4,depth=2", channels=1, size=8, classes=3, dtype=torch.float64)
+    module = create("convnet:width=4,depth=2", channels=1, size=8, classes=3).double()
+    x, y = torch.randn(5, 1, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 2, 0])
+    theta = parameters_to_vector(module.parameters()).detach()
+    gradient, logits = network.gradient(theta, x, y)
+    F.cross_entropy(module(x), y).backward()
+    assert torch.allclose(gradient, torch.cat([p.grad.flatten() for p in module.parameters()]), rtol=1e-10, atol=1e-14)
+    assert torch.allclose(logits, module(x), rtol=1e-12)
+    assert not logits.requires_grad

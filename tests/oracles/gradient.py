@@ -50,7 +50,7 @@ def flat_squared_distance(real, synthetic):
     return sum(((r - s) ** 2).sum() for r, s in zip(real, synthetic, strict=True))
 
 
-DISTANCES = {"rows": differentiable_row_distance, "cosine": flat_cosine_distance, "squared": flat_squared_distance}
+DISTANCES = {"rows": differentiable_row_distance, "cosine": flat_cosine_distance, "mse": flat_squared_distance}
 
 
 def parameter_gradients(network, theta, x, label, create_graph):
