@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from condense.api import resume
 from condense.artifact import read_manifest
-from condense.evaluation import Evaluation, paired_difference
+from condense.evaluation import Evaluation, paired_difference, percent
 
 
 class Row(NamedTuple):
@@ -25,10 +25,6 @@ class Row(NamedTuple):
     preprocessing: str
     minutes: float | None
     evaluation: Evaluation
-
-
-def percent(mean: float, ci95: float | None, sign: str = "") -> str:
-    return f"{100 * mean:{sign}.1f}" + ("" if ci95 is None else f" ± {100 * ci95:.1f}")
 
 
 def minutes(run: Path) -> float | None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from condense.artifact import (
     add_evaluations,
     fit_to,
     load_artifact,
+    read_manifest,
     read_set,
     refuse_existing,
     save_artifact,
@@ -33,6 +34,7 @@ from condense.comparison import (
     validation_observer,
 )
 from condense.config import MIRROR_FREE, EvaluationConfig, Layer, Resolved, read_evaluation, read_resolved, resolve
+from condense.costs import Cost
 from condense.data import fit_preprocessing
 from condense.errors import ConfigError, DataError, unknown
 from condense.evaluation import (
@@ -57,12 +59,18 @@ EVALUATION_KEYS = {"eval_networks", "protocol", "eval_repeats", "seed", "dataset
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run is and what it scored: an evaluation for each network, and such a list for each baseline."""
+    """Where a run is and what it scored: an evaluation for each network, and such a list for each baseline.
+
+    `making` is what each part of making the set took without the evaluations (experts, teacher, distillation), whenever
+    that was and however often it was interrupted: what had to be done twice counts once, and training that came from
+    the cache counts as when it was done. None where it is not known; empty for runs of earlier versions.
+    """
 
     run: Path
     artifact: Path
     evaluations: list[Evaluation]
     baselines: dict[str, list[Evaluation]]
+    making: dict[str, Cost | None] = field(default_factory=dict)
 
 
 def distill(method: str, ipc: int, *, out: Path | str, **values: Any) -> RunResult:
@@ -323,9 +331,10 @@ def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResu
     try:
         with stop_signals() as stop:
             if not folder.artifact_path.exists():
-                state = distillation_loop(
+                provided, making = provide.provide(resolved, problem, stop)
+                state, making["distillation"] = distillation_loop(
                     condenser,
-                    provide.provide(resolved, problem, stop),
+                    provided,
                     folder,
                     iterations=resolved.method.iterations,
                     checkpoint_every=r.checkpoint_every,
@@ -333,13 +342,15 @@ def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResu
                     stop=stop,
                     observer=validation_observer(resolved, condenser, problem) if r.eval_every else None,
                 )
-                _save(resolved, problem, condenser.distilled(state), folder)
+                _save(resolved, problem, condenser.distilled(state), making, folder)
             evaluations = evaluate_run(resolved, problem, folder, stop)
             baselines = evaluate_baselines(resolved, problem, stop)
         summary = {f"accuracy/{evaluation.network}": evaluation.mean for evaluation in evaluations}
     finally:
         trackers.finish(summary)
-    result = RunResult(folder.path, folder.artifact_path, evaluations, baselines)
+    held = read_manifest(folder.artifact_path).making
+    costs = {part: None if cost is None else Cost(cost.seconds, cost.peak_bytes) for part, cost in held.items()}
+    result = RunResult(folder.path, folder.artifact_path, evaluations, baselines, costs)
     folder.write_result(_RESULT.dump_json(result, indent=1))
     return result
 
@@ -347,7 +358,9 @@ def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResu
 _RESULT = TypeAdapter(RunResult)
 
 
-def _save(resolved: Resolved, problem: Problem, distilled: DistilledSet, folder: RunFolder) -> None:
+def _save(
+    resolved: Resolved, problem: Problem, distilled: DistilledSet, making: dict[str, Cost | None], folder: RunFolder
+) -> None:
     method, data = METHODS[resolved.run.method], problem.data
     save_artifact(
         folder.artifact_path,
@@ -358,4 +371,5 @@ def _save(resolved: Resolved, problem: Problem, distilled: DistilledSet, folder:
         dataset=DatasetRecord(name=data.name, sha256=data.sha256, source=data.source),
         config=resolved.values(),
         provenance=resolved.origins,
+        making=making,
     )

@@ -144,7 +144,8 @@ def real_images(
     @cache
     def make() -> TrainingSet:
         condenser = METHODS[name](config)
-        return training_set(condenser.distilled(condenser.init(provide.provide(resolved, problem, stop))))
+        provided, _ = provide.provide(resolved, problem, stop)
+        return training_set(condenser.distilled(condenser.init(provided)))
 
     key = {"method": name, "ipc": problem.ipc, "condenser_network": problem.network.name}
     return key | config.model_dump(mode="json"), make

@@ -1,33 +1,55 @@
 """One process at a time in a folder."""
 
 import fcntl
+import logging
 import os
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from condense.errors import RunError
 
+logger = logging.getLogger("condense")
 
-def lock(path: Path) -> IO[str]:
+PATIENCE = 0.5
+"""Seconds between two looks at a lock that is waited for."""
+
+
+def lock(path: Path, wait: Callable[[], None] | None = None) -> IO[str]:
     """Take the lock file `path` and write this process and machine into it; closing the returned file frees it.
 
     The lock is the system's (flock), so it ends with the process, however that ends; a file left behind locks nothing.
-    Raises RunError, naming the holder, if another process has it, and if the folder cannot be written to.
+    Raises RunError if the folder cannot be written to, and if another process has the lock, naming the holder. With
+    `wait` the lock is waited for instead, and `wait` called again and again until it is there, or raises.
     """
+    told = False
     try:
         file = path.open("a+")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read() or "another process"
-        file.close()
-        raise RunError(
-            f"{path.parent} is in use by {holder}. Wait until it ends, or stop it, then try again."
-        ) from None
+        while not _taken(file):
+            file.seek(0)
+            holder = file.read() or "another process"
+            if wait is None:
+                file.close()
+                raise RunError(f"{path.parent} is in use by {holder}. Wait until it ends, or stop it, then try again.")
+            if not told:
+                logger.info("waiting for %s, which is in %s", holder, path.parent)
+                told = True
+            wait()
+            time.sleep(PATIENCE)
     except OSError as error:
         raise RunError(f"cannot lock {path.parent}: {error.strerror}.") from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
     return file
+
+
+def _taken(file: IO[str]) -> bool:
+    """True once this process has the lock, which it tries to take."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from condense.costs import NOTHING, Cost, Meter
 from condense.methods import Condenser, Metrics, Problem
 from condense.runs import RunFolder, StopFlag, Trackers, progress
 from condense.synthetic import State
@@ -20,19 +21,22 @@ def distillation_loop(
     trackers: Trackers,
     stop: StopFlag,
     observer: Observer | None = None,
-) -> State:
+) -> tuple[State, Cost | None]:
     """Run the condenser to its last iteration, from the folder's newest checkpoint if there is one.
+
+    Returns the last state, and what all of it took: what an interruption made to be done twice counts once. The cost
+    is None where the checkpoint does not know it.
 
     Every draw has an address, so the state after iteration i does not depend on where the run was interrupted, how
     often it is logged, evaluated or saved. A stop signal is obeyed between two iterations: the state is saved and
     Stopped raised. Raises NumericsError for a loss or gradient that is not finite; the last checkpoint stands.
     """
     found = folder.latest_checkpoint()
+    meter, before = Meter(problem.device), NOTHING if found is None else found.cost
     if found is None:
         start, state = 0, condenser.init(problem)
     else:
-        start, held = found
-        state = {name: tensor.to(problem.device) for name, tensor in held.items()}
+        start, state = found.iteration, {name: tensor.to(problem.device) for name, tensor in found.state.items()}
     with folder.metrics(start) as log, progress(iterations, start, condenser.name) as display:
         for iteration in range(start, iterations):
             metrics = condenser.step(state, problem, iteration)
@@ -44,6 +48,6 @@ def distillation_loop(
             done = iteration + 1
             if done == iterations or done % checkpoint_every == 0 or stop.requested is not None:
                 log.sync()
-                folder.save_checkpoint(done, state)
+                folder.save_checkpoint(done, state, meter.read().after(before))
             stop.check()
-    return state
+    return state, meter.read().after(before)

@@ -15,6 +15,7 @@ from torch import Tensor
 from condense.augment import DSA
 from condense.cache import cache_dir
 from condense.config import EvaluationConfig, Resolved, RunConfig
+from condense.costs import Cost, Meter
 from condense.data import RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError
 from condense.evaluation import NO_VALIDATION, load_protocol
@@ -48,10 +49,19 @@ def load_data(config: EvaluationConfig) -> RealData:
 def load_run_data(r: RunConfig) -> RealData:
     """The run's data set, on the CPU.
 
-    Raises DataError for missing or damaged data; ConfigError where the configuration does not fit them: a class with
-    fewer than ipc training images, a network that does not take the images, a use of the validation split without one.
+    Raises DataError for missing or damaged data, and ConfigError as `check_run`.
     """
     data = load_dataset(r.dataset, root=r.data_root, download=r.download, validation=r.validation)
+    check_run(r, data)
+    return data
+
+
+def check_run(r: RunConfig, data: RealData) -> None:
+    """Raise ConfigError where the configuration does not fit the data, with all that is wrong.
+
+    A class with fewer than ipc training images, a network that does not take the images or lacks the embedding that a
+    method needs, a use of the validation split without one.
+    """
     problems = too_few(r.ipc, r, data)
     if r.eval_every and not len(data.validation):
         problems.append("eval_every needs a validation split: set validation above 0, or eval_every to 0")
@@ -63,7 +73,6 @@ def load_run_data(r: RunConfig) -> RealData:
             f"{' and '.join(embedding)} need. Choose another network, or baselines without them"
         )
     refuse(problems + misfits + _unchosen(r, data))
-    return data
 
 
 def too_few(ipc: int, config: EvaluationConfig, data: RealData) -> list[str]:
@@ -132,14 +141,23 @@ def settle(device: torch.device) -> None:
         torch.backends.cudnn.deterministic = True
 
 
-def provide(resolved: Resolved, problem: Problem, stop: StopFlag) -> Problem:
-    """The problem with all that the method declares in `needs`, trained now where it is not on disk yet."""
+def provide(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[Problem, dict[str, Cost | None]]:
+    """The problem with all that the method declares in `needs`, trained now where it is not on disk yet.
+
+    Also what the training of each took, whenever that was; None where it is not known.
+    """
     needs = METHODS[resolved.run.method].needs
+    costs: dict[str, Cost | None] = {}
     if Need.EXPERTS in needs:
-        problem = replace(problem, experts=experts(resolved, problem, stop))
+        assert isinstance(resolved.method, ExpertConfig)
+        store = experts(resolved, problem, stop)
+        epochs = resolved.method.expert_plan(resolved.run.dsa).epochs
+        costs["experts"] = store.cost(resolved.method.num_experts, epochs + 1)
+        problem = replace(problem, experts=store)
     if Need.TEACHER in needs:
-        problem = replace(problem, teacher=teacher(resolved, problem, stop))
-    return problem
+        theta, costs["teacher"] = teacher(resolved, problem, stop)
+        problem = replace(problem, teacher=theta)
+    return problem, costs
 
 
 def _identity(r: RunConfig, problem: Problem, plan: ExpertPlan) -> dict[str, Any]:
@@ -207,13 +225,14 @@ def missing_experts(resolved: Resolved, problem: Problem) -> list[int]:
 def experts(resolved: Resolved, problem: Problem, stop: StopFlag) -> TrajectoryStore:
     """The run's trajectory store, complete and loaded: the experts it lacks are trained first.
 
-    A stop is obeyed between two epochs; the expert it interrupts is trained again next time, to the same bits.
+    A stop is obeyed between two epochs; the expert it interrupts is trained again next time, to the same bits. While
+    another process trains experts of this store, this one waits for it.
     """
     method = resolved.method
     assert isinstance(method, ExpertConfig)
     store = open_store(resolved, problem)
     if store.missing(method.num_experts):
-        with lock(store.path / "lock"):
+        with lock(store.path / "lock", wait=stop.check):
             store = open_store(resolved, problem)  # as another process may just have left it
             _train_missing(store, resolved, problem, stop)
     store.load(method.num_experts)
@@ -232,20 +251,25 @@ def _train_missing(store: TrajectoryStore, resolved: Resolved, problem: Problem,
             store.write(index, _watched(trajectory, display, place * epochs, stop))
 
 
-def teacher(resolved: Resolved, problem: Problem, stop: StopFlag) -> Tensor:
-    """Parameters [P] of one network trained on the training split, from the cache if they are there."""
+def teacher(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[Tensor, Cost]:
+    """Parameters [P] of one network trained on the training split, from the cache if they are there; and their cost."""
     assert isinstance(resolved.method, TeacherConfig)
     plan = resolved.method.teacher_plan(resolved.run.dsa)
     name = digest(_identity(resolved.run, problem, plan) | {"epochs": plan.epochs})[:32]
     file = cache_dir() / "teachers" / f"{name}.safetensors"
     try:
-        theta: Tensor = load(file.read_bytes())["theta"]
-    except (OSError, SafetensorError, KeyError):  # not there, or damaged
+        held = load(file.read_bytes())
+        theta, (seconds, peak_bytes) = held["theta"], held["cost"].tolist()
+        cost = Cost(seconds, int(peak_bytes))
+    except (OSError, SafetensorError, KeyError):  # not there, damaged, or of a version that kept no cost
+        meter = Meter(problem.device)
         with progress(plan.epochs, 0, "teacher") as display:
             *_, theta = _watched(_train(problem, plan, 0, "teacher"), display, 0, stop)
+        cost = meter.read()
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, save({"theta": theta.cpu()}))
-    return theta.to(problem.device)
+        held = {"theta": theta.cpu(), "cost": torch.tensor([cost.seconds, cost.peak_bytes], dtype=torch.float64)}
+        write_atomic(file, save(held))
+    return theta.to(problem.device), cost
 
 
 def _train(problem: Problem, plan: ExpertPlan, index: int, stream: str) -> Iterator[Tensor]:

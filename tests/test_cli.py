@@ -38,6 +38,8 @@ FLAGS = {
     "buffer": CONFIGURATION,
     "resume": ["RUN", "--json"],
     "eval": ["ARTIFACT", "--networks", "--protocol", "--n", "--seed", "--dataset", "--data-root", "--device", "--json"],
+    "bench": ["GRID", "--out", "--jobs"],
+    "report": ["BENCH", "--out"],
     "export": ["ARTIFACT", "--format", "--out"],
     "import": ["SOURCE", "--out", "--dataset", "--data-root", "--labels", "--mean", "--std", "--zca"],
     "inspect": ["ARTIFACT", "--json"],

@@ -102,6 +102,13 @@ class EvaluationRecord(_Record):
     values: tuple[float, ...]
 
 
+class CostRecord(_Record):
+    """Wall seconds, and the most bytes of memory that were held at a time: by the process, on CUDA by its tensors."""
+
+    seconds: float = Field(ge=0)
+    peak_bytes: int = Field(ge=0)
+
+
 class Payload(_Record):
     """Size in bytes and SHA-256 (hex) of a file beside the manifest."""
 
@@ -110,7 +117,10 @@ class Payload(_Record):
 
 
 class Manifest(_Record):
-    """The content of manifest.json."""
+    """The content of manifest.json.
+
+    `making` is what each part of making the set took, None where that is not known; sets of earlier versions have none.
+    """
 
     format: Literal["condense-distilled-set"]
     format_version: Literal[1, 2]
@@ -123,6 +133,7 @@ class Manifest(_Record):
     lr: PositiveFloat | None
     config: dict[str, JsonValue]
     provenance: dict[str, str]
+    making: dict[str, CostRecord | None] = Field(default_factory=dict)
     evaluations: tuple[EvaluationRecord, ...]
     versions: dict[str, str]
     created: str

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +23,7 @@ from condense.artifact.format import (
     MANIFEST,
     PREVIEW,
     VERSION,
+    CostRecord,
     DatasetRecord,
     EvaluationRecord,
     ImagesRecord,
@@ -35,6 +37,7 @@ from condense.artifact.format import (
 from condense.artifact.load import read_manifest
 from condense.artifact.preview import draw_preview
 from condense.artifact.tensors import check_tensors, class_of
+from condense.costs import Cost
 from condense.data.preprocess import Preprocessing
 from condense.files import write_atomic
 from condense.synthetic.types import DistilledSet
@@ -50,11 +53,13 @@ def save_artifact(
     dataset: DatasetRecord,
     config: Mapping[str, JsonValue],
     provenance: Mapping[str, str],
+    making: Mapping[str, Cost | None] | None = None,
     evaluations: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write `distilled` as a new artifact at `folder` and return that path.
 
-    `config` is the resolved configuration, `provenance` says for each of its keys where the value came from.
+    `config` is the resolved configuration, `provenance` says for each of its keys where the value came from,
+    `making` what each part of making the set took.
     `evaluations` are mappings with the keys of EvaluationRecord; others are kept. Equal tensors give equal bytes in
     data.safetensors, and nothing in that file depends on the time or the machine.
 
@@ -87,6 +92,7 @@ def save_artifact(
         lr=distilled.lr,
         config=dict(config),
         provenance=dict(provenance),
+        making={part: None if cost is None else CostRecord(**asdict(cost)) for part, cost in (making or {}).items()},
         evaluations=tuple(EvaluationRecord.model_validate(record) for record in evaluations),
         versions={"condense": _own_version(), "torch": torch.__version__, "python": python_version()},
         created=datetime.now(UTC).isoformat(timespec="seconds"),

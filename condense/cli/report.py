@@ -19,7 +19,7 @@ from condense.comparison import FULL_DATA
 from condense.config import Resolved, fields, rows
 from condense.data import DATASETS
 from condense.estimate import Estimate
-from condense.evaluation import Evaluation, load_protocols, paired_difference
+from condense.evaluation import Evaluation, load_protocols, paired_difference, percent
 from condense.methods import METHODS, Condenser, Problem, get_method
 from condense.networks import NETWORKS
 from condense.robustness import Interval, Robustness
@@ -86,8 +86,8 @@ def print_robustness(artifact: Path, found: Robustness, as_json: bool) -> None:
         )
     Console(stderr=True).print(table)
     transfer = "no other networks" if found.mean_transfer is None else f"{100 * found.mean_transfer:.1f} %"
-    _say(f"HLR  {_percent(*found.hlr, '+')} points: the full data minus the set, hard labels; smaller is better")
-    _say(f"IOR  {_percent(*found.ior, '+')} points: the set minus random images; larger is better")
+    _say(f"HLR  {percent(*found.hlr, '+')} points: the full data minus the set, hard labels; smaller is better")
+    _say(f"IOR  {percent(*found.ior, '+')} points: the set minus random images; larger is better")
     _say(f"LRS  {found.lrs:.3f}   ARS  {found.ars:.3f}   from 0 to 1; the ARS of random images is 0.269")
     _say(
         f"DC-BENCH  best augmentation {100 * found.best_augmentation:.1f} %, mean over {len(found.ours)} augmentations "
@@ -124,7 +124,7 @@ def _robustness(found: Robustness) -> dict[str, Any]:
 def difference(method: str, ours: Evaluation, random: Evaluation) -> str:
     """How far the method is above random images, over pairs: fresh network k is the same one in both."""
     mean, ci95 = paired_difference(ours.values, random.values)
-    return f"{method} minus random: {_percent(mean, ci95, '+')} points, over {ours.n} pairs of equal networks"
+    return f"{method} minus random: {percent(mean, ci95, '+')} points, over {ours.n} pairs of equal networks"
 
 
 def _say(line: str) -> None:
@@ -146,16 +146,11 @@ def _print_table(sets: Mapping[str, Evaluation]) -> None:
 def _numbers(evaluation: Evaluation) -> tuple[str, str]:
     """Accuracy in percent, and the number of networks."""
     networks = f"{evaluation.n} ({evaluation.diverged} diverged)" if evaluation.diverged else str(evaluation.n)
-    return _percent(evaluation.mean, evaluation.ci95), networks
+    return percent(evaluation.mean, evaluation.ci95), networks
 
 
 def _lr(evaluation: Evaluation) -> str:
     return f"{evaluation.lr:.3g}"
-
-
-def _percent(mean: float, ci95: float | None, sign: str = "") -> str:
-    interval = "" if ci95 is None else f" ± {100 * ci95:.1f}"
-    return f"{100 * mean:{sign}.1f}{interval}"
 
 
 def _record(evaluation: Evaluation) -> dict[str, Any]:
@@ -215,7 +210,7 @@ def manifest_text(manifest: Manifest) -> str:
     stored = stored_bytes(manifest)
     n, channels, height, width = manifest.images.shape
     evaluations = [
-        ("evaluation", f"{_percent(e.mean, e.ci95)} % on {e.network}, protocol {e.protocol}, {e.n} networks")
+        ("evaluation", f"{percent(e.mean, e.ci95)} % on {e.network}, protocol {e.protocol}, {e.n} networks")
         for e in manifest.evaluations
     ]
     return columns(

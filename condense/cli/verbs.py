@@ -51,13 +51,12 @@ def run(flags: RunFlags = NO_FLAGS, *, out: Path | None = None, as_json: AsJson 
     """
     from condense import api
     from condense.cli import report
+    from condense.runs import run_name
 
     resolved = flags.resolve()
     if out is None:
         r = resolved.run
-        kind, _, path = r.dataset.partition(":")
-        name = f"{kind}-{Path(path).stem}" if path else kind
-        out = Path("runs") / f"{name}-{r.method}-ipc{r.ipc}-seed{r.seed}"
+        out = Path("runs") / run_name(r.dataset, r.method, r.ipc, r.seed)
     with _stoppable(f"`condense resume {out}` continues"):
         report.print_run(api.run(resolved, out), as_json)
 
@@ -85,6 +84,47 @@ def resume(run: Path, /, *, as_json: AsJson = False) -> None:
 
     with _stoppable(f"`condense resume {run}` continues"):
         report.print_run(api.resume(run), as_json)
+
+
+@app.command
+def bench(grid: Path, /, *, out: Path, jobs: int = 1) -> None:
+    """Run every cell of a grid of methods, data sets, images per class and seeds, and write the report.
+
+    The same command continues a bench that was stopped or killed, tries failed cells again, and adds new ones.
+
+    Parameters
+    ----------
+    grid
+        TOML file of the grid, see docs/bench.md.
+    out
+        Folder of the bench.
+    jobs
+        Cells at a time; they share the cores.
+    """
+    from condense.bench import run_bench, write_report
+
+    with _stoppable("the same command continues"):
+        unfinished = run_bench(grid, out, jobs)
+        print(write_report(out))
+    if unfinished:
+        logger.warning("%d cells failed; the report says how, and the same command tries them again", len(unfinished))
+        sys.exit(1)
+
+
+@app.command(name="report")
+def make_report(bench: Path, /, *, out: Path | None = None) -> None:
+    """Write the tables and the page of a bench, as far as it is finished, and print where the page is.
+
+    Parameters
+    ----------
+    bench
+        Folder of the bench.
+    out
+        Folder to write to; default: report in it.
+    """
+    from condense.bench import write_report
+
+    print(write_report(bench, out))
 
 
 @app.command(name="eval")

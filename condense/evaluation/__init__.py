@@ -4,7 +4,7 @@ from condense.evaluation.datasets import AnyDataset, as_test_set, as_training_se
 from condense.evaluation.fresh import NetworkLike, fresh_networks
 from condense.evaluation.protocols import Augmentation, Protocol, load_protocol, load_protocols
 from condense.evaluation.sets import TestSet, TrainingSet
-from condense.evaluation.statistics import paired_difference, summary
+from condense.evaluation.statistics import paired_difference, percent, summary
 from condense.evaluation.train import NO_VALIDATION, Evaluation, Pilot, evaluate, train_network
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "load_protocol",
     "load_protocols",
     "paired_difference",
+    "percent",
     "summary",
     "train_network",
 ]

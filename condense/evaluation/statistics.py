@@ -28,3 +28,9 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, fl
     Raises ValueError if the lengths differ.
     """
     return summary([x - y for x, y in zip(a, b, strict=True)])
+
+
+def percent(mean: float, ci95: float | None, sign: str = "") -> str:
+    """A mean and its half width, both fractions, in percent with one decimal: "71.2 ± 3.5"; `sign` "+" shows it."""
+    interval = "" if ci95 is None else f" ± {100 * ci95:.1f}"
+    return f"{100 * mean:{sign}.1f}{interval}"

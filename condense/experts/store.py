@@ -8,12 +8,14 @@ written, flushed to disk and only then named in the manifest, so a killed store 
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from condense.costs import Cost, Meter
 from condense.errors import DataError
 from condense.files import write_atomic
 
@@ -56,7 +58,7 @@ class TrajectoryStore:
         fields = {"format": FORMAT, "version": VERSION, "dtype": dtype, "parameters": parameters}
         if not file.exists():
             made_with = {"torch": torch.__version__, "device": device.type}  # for the reader; not compared
-            new = {"snapshots": snapshots, "identity": identity, "experts": [], "made_with": made_with}
+            new = {"snapshots": snapshots, "identity": identity, "experts": [], "costs": {}, "made_with": made_with}
             store = cls(path, fields | new, device)
             try:
                 path.mkdir(parents=True, exist_ok=True)
@@ -104,7 +106,11 @@ class TrajectoryStore:
         return sorted(set(range(experts)) - set(self.manifest["experts"]))
 
     def write(self, expert: int, trajectory: Iterable[Tensor]) -> None:
-        """Write one expert's snapshots, each [P], as they come; it counts only once all of them are on disk."""
+        """Write one expert's snapshots, each [P], as they come; it counts only once all of them are on disk.
+
+        The time that they take to come, and to be written, is kept as the expert's cost.
+        """
+        meter = Meter(self.device)
         dtype = DTYPES[self.manifest["dtype"]]
         size = self.parameters * dtype.itemsize
         count = 0
@@ -123,7 +129,22 @@ class TrajectoryStore:
         finally:
             os.close(descriptor)
         self.manifest["experts"] = sorted({*self.manifest["experts"], expert})
+        self.manifest.setdefault("costs", {})[str(expert)] = asdict(meter.read())
         self._save()
+
+    def cost(self, experts: int, snapshots: int) -> Cost | None:
+        """What the training of the first `experts` took, whenever that was, as far as `snapshots` of each.
+
+        A part of a longer trajectory has its part of the time. None if it is not known, as of stores of earlier
+        versions.
+        """
+        held = self.manifest.get("costs", {})
+        try:
+            costs = [Cost(**held[str(expert)]) for expert in range(experts)]
+        except (KeyError, TypeError):
+            return None
+        share = (snapshots - 1) / (self.snapshots - 1)
+        return Cost(share * sum(cost.seconds for cost in costs), max(cost.peak_bytes for cost in costs))
 
     def load(self, experts: int) -> None:
         """Map the first `experts` trajectories, which must be complete, and place them on the device.

@@ -1,6 +1,6 @@
 """What a run leaves on disk and on the screen: its folder, checkpoints, metrics, trackers, progress, stop signals."""
 
-from condense.runs.folder import RunFolder
+from condense.runs.folder import RunFolder, read_config, run_name
 from condense.runs.metrics import MetricsLog
 from condense.runs.progress import ProgressDisplay, progress
 from condense.runs.signals import StopFlag, Stopped, stop_signals
@@ -17,5 +17,7 @@ __all__ = [
     "Trackers",
     "create_trackers",
     "progress",
+    "read_config",
+    "run_name",
     "stop_signals",
 ]

@@ -7,12 +7,14 @@ same bits.
 import logging
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from condense.costs import Cost
 from condense.errors import RunError
 from condense.files import TEMPORARY, atomic
 
@@ -21,7 +23,17 @@ FORMAT_VERSION = "1"
 logger = logging.getLogger("condense")
 
 
-def save_checkpoint(folder: Path, iteration: int, state: dict[str, Tensor], fingerprint: str) -> None:
+class Checkpoint(NamedTuple):
+    """Completed iterations, the state after them on the CPU, and what they took; None if that is not known."""
+
+    iteration: int
+    state: dict[str, Tensor]
+    cost: Cost | None
+
+
+def save_checkpoint(
+    folder: Path, iteration: int, state: dict[str, Tensor], fingerprint: str, cost: Cost | None = None
+) -> None:
     """Write `state` after `iteration` completed iterations to `folder`/NNNNNN.safetensors, atomically.
 
     Tensors of any dtype and shape, on any device. Kept are this checkpoint and the one before it. `fingerprint` names
@@ -31,6 +43,8 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Tensor], fing
     # Clones: safetensors refuses tensors that share memory, as an average that starts at the images may.
     tensors = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in state.items()}
     metadata = {"format_version": FORMAT_VERSION, "iteration": str(iteration), "config_sha256": fingerprint}
+    if cost is not None:
+        metadata |= {"seconds": repr(cost.seconds), "peak_bytes": str(cost.peak_bytes)}
     with atomic(folder / f"{iteration:06d}.safetensors") as temporary:
         save_file(tensors, temporary, metadata)
 
@@ -43,8 +57,8 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Tensor], fing
         leftover.unlink()
 
 
-def latest_checkpoint(folder: Path, fingerprint: str) -> tuple[int, dict[str, Tensor]] | None:
-    """(completed iterations, state on the CPU) of the newest checkpoint that can be read; None if there is none.
+def latest_checkpoint(folder: Path, fingerprint: str) -> Checkpoint | None:
+    """The newest checkpoint that can be read; None if there is none.
 
     A damaged checkpoint is passed over with a warning. Raises RunError for one of another configuration or format.
     """
@@ -68,7 +82,9 @@ def latest_checkpoint(folder: Path, fingerprint: str) -> tuple[int, dict[str, Te
                 "Undo the changes to config.toml, or start a new run with `condense run --config` and another --out."
             )
         assert metadata["iteration"] == str(iteration), f"{path} was renamed"
-        return iteration, state
+        known = "seconds" in metadata  # not so in those of earlier versions
+        cost = Cost(float(metadata["seconds"]), int(metadata["peak_bytes"])) if known else None
+        return Checkpoint(iteration, state, cost)
     return None
 
 

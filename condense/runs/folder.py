@@ -16,12 +16,29 @@ from typing import IO
 
 from torch import Tensor
 
+from condense.costs import Cost
 from condense.errors import RunError
-from condense.files import write_atomic
+from condense.files import TEMPORARY, write_atomic
 from condense.locks import lock
 from condense.runs import checkpoint
+from condense.runs.checkpoint import Checkpoint
 from condense.runs.config_file import fingerprint, origins, to_toml
 from condense.runs.metrics import MetricsLog
+
+
+def run_name(dataset: str, method: str, ipc: int, seed: int) -> str:
+    """The name of a run's folder: DATASET-METHOD-ipcIPC-seedSEED, of a path the kind and the last part."""
+    kind, _, path = dataset.partition(":")
+    return f"{kind}-{Path(path).stem}-{method}-ipc{ipc}-seed{seed}" if path else f"{kind}-{method}-ipc{ipc}-seed{seed}"
+
+
+def read_config(run: Path) -> dict[str, object]:
+    """The values in a run's config.toml; a key that was None is missing. Raises RunError if it is not TOML."""
+    path = run / "config.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is not valid TOML: {error}. Undo the changes to it, or start a new run.") from None
 
 
 class RunFolder:
@@ -34,10 +51,13 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
-        """Make and lock a new run folder. Raises RunError if `path` exists and is not an empty folder, or is in use."""
+        """Make and lock a new run folder. Raises RunError if `path` exists and is not an empty folder, or is in use.
+
+        What a process leaves that was killed before it had written config.toml counts as empty.
+        """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            names = {entry.name for entry in path.iterdir()}
+            names = {entry.name for entry in path.iterdir() if not entry.name.startswith(TEMPORARY)}
             if names <= {"lock"}:
                 return cls(path, lock(path / "lock"))
         except OSError as error:
@@ -84,12 +104,8 @@ class RunFolder:
         self._fingerprint = fingerprint(values)
 
     def read_config(self) -> dict[str, object]:
-        """The values in config.toml; a key that was None is missing. Raises RunError if it is not TOML."""
-        path = self.path / "config.toml"
-        try:
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"{path} is not valid TOML: {error}. Undo the changes to it, or start a new run.") from None
+        """The values in config.toml (see the function `read_config`)."""
+        return read_config(self.path)
 
     def read_origins(self) -> dict[str, str]:
         """Where each value in config.toml came from, as its trailing comment says; a key without one is missing."""
@@ -104,13 +120,13 @@ class RunFolder:
         path = self.path / "result.json"
         return path.read_bytes() if path.exists() else None
 
-    def save_checkpoint(self, iteration: int, state: dict[str, Tensor]) -> None:
-        """Save `state` after `iteration` completed iterations (see `condense.runs.checkpoint`)."""
+    def save_checkpoint(self, iteration: int, state: dict[str, Tensor], cost: Cost | None = None) -> None:
+        """Save `state` after `iteration` completed iterations (see `condense.runs.checkpoint`), which took `cost`."""
         assert self._fingerprint is not None, "config.toml is written before the first checkpoint"
-        checkpoint.save_checkpoint(self.path / "checkpoints", iteration, state, self._fingerprint)
+        checkpoint.save_checkpoint(self.path / "checkpoints", iteration, state, self._fingerprint, cost)
 
-    def latest_checkpoint(self) -> tuple[int, dict[str, Tensor]] | None:
-        """(completed iterations, state on the CPU) to go on from, or None to start from the beginning."""
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """What to go on from, or None to start from the beginning."""
         assert self._fingerprint is not None, "only a run with a config.toml has checkpoints"
         return checkpoint.latest_checkpoint(self.path / "checkpoints", self._fingerprint)
 

@@ -79,7 +79,7 @@ class _Lines:
         rate = self._rate(done)
         left = (self._total - done) / rate
         self._line = (
-            f"{self._description} {done}/{self._total}  {_status(metrics, rate)}  {_duration(left)} left".lstrip()
+            f"{self._description} {done}/{self._total}  {_status(metrics, rate)}  {duration(left)} left".lstrip()
         )
         if time.monotonic() - self._printed >= PLAIN_INTERVAL:
             self.close()
@@ -91,7 +91,8 @@ class _Lines:
             self._line = None
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """H:MM:SS, rounded."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -159,8 +160,49 @@ def test_resuming_gives_the_file_of_an_uninterrupted_store(tmp_path):
     store = open_store(tmp_path / "cut")
     for expert in store.missing(3):
         store.write(expert, trajectory(expert))
-    for name in ("trajectories.bin", "manifest.json"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    arrays = [(tmp_path / name / "trajectories.bin").read_bytes() for name in ("whole", "cut")]
+    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("whole", "cut")]
+    costs = [manifest.pop("costs") for manifest in manifests]  # the one thing that is measured
+    assert arrays[0] == arrays[1] and manifests[0] == manifests[1] and costs[0].keys() == costs[1].keys()
+
+
+# cost
+
+
+def test_an_expert_costs_the_time_that_its_trajectory_took_to_come(tmp_path):
+    def slow():
+        for theta in trajectory(0):
+            time.sleep(0.05)
+            yield theta
+
+    store, began = open_store(tmp_path), time.perf_counter()
+    store.write(0, slow())
+    store.write(1, trajectory(1))
+    taken = time.perf_counter() - began
+    both, one = open_store(tmp_path).cost(2, SNAPSHOTS), open_store(tmp_path).cost(1, SNAPSHOTS)
+    assert 0.05 * SNAPSHOTS <= one.seconds < both.seconds <= taken
+    assert one.peak_bytes > 10 * 2**20  # that of this process
+
+
+def test_a_part_of_a_longer_trajectory_costs_its_part_of_the_time(tmp_path):
+    store = filled(tmp_path, snapshots=5)
+    whole, half = store.cost(2, 5), store.cost(2, 3)
+    assert half.seconds == pytest.approx(whole.seconds / 2)
+    assert half.peak_bytes == whole.peak_bytes
+
+
+def test_what_was_not_measured_is_not_known(tmp_path):
+    store = filled(tmp_path)
+    edit(tmp_path, costs={"0": store.manifest["costs"]["0"]})
+    assert open_store(tmp_path).cost(1, SNAPSHOTS) is not None
+    assert open_store(tmp_path).cost(2, SNAPSHOTS) is None
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["costs"]  # as an earlier version wrote it
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    store = open_store(tmp_path)
+    assert store.cost(1, SNAPSHOTS) is None
+    store.write(2, trajectory(2))
+    assert list(store.manifest["costs"]) == ["2"]
 
 
 def test_the_manifest_names_an_expert_only_after_its_bytes_are_there(tmp_path):

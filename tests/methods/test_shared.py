@@ -151,7 +151,7 @@ def test_resume_is_bit_identical(name, tmp_path):
     with RunFolder.create(tmp_path / "run") as folder:
         folder.write_config({"method": name}, {"method": "test"})
         folder.save_checkpoint(3, half)
-        iteration, restored = folder.latest_checkpoint()
+        iteration, restored, _ = folder.latest_checkpoint()
     _, _, resumed, rest = run(name, tmp_path, 6, iteration, restored)
     assert rest == losses[3:]
     assert resumed.keys() == whole.keys()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from condense.costs import Cost
 from condense.errors import RunError
 from condense.runs import checkpoint
 from condense.runs.checkpoint import latest_checkpoint, save_checkpoint
@@ -38,12 +39,18 @@ def names(folder):
 )
 def test_tensors_come_back_bit_for_bit(tmp_path, tensor):
     save_checkpoint(tmp_path, 12, {"x": tensor, "same memory": tensor}, "f")
-    iteration, state = latest_checkpoint(tmp_path, "f")
+    iteration, state, _ = latest_checkpoint(tmp_path, "f")
     assert iteration == 12
     assert state.keys() == {"x", "same memory"}
     for back in state.values():
         assert (back.dtype, back.shape) == (tensor.dtype, tensor.shape)
         assert bits(back) == bits(tensor)
+
+
+@pytest.mark.parametrize("cost", [Cost(0.1 + 0.2, 2**40), None])
+def test_the_cost_comes_back(tmp_path, cost):
+    save_checkpoint(tmp_path, 12, state_of(12), "f", cost)
+    assert latest_checkpoint(tmp_path, "f").cost == cost
 
 
 def test_a_tensor_that_requires_grad_comes_back_as_data(tmp_path):
@@ -69,7 +76,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, size
     damaged = tmp_path / "000010.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:size])
     with caplog.at_level(logging.WARNING, "condense"):
-        iteration, state = latest_checkpoint(tmp_path, "f")
+        iteration, state, _ = latest_checkpoint(tmp_path, "f")
     assert iteration == 5
     assert torch.equal(state["images"], state_of(5)["images"])
     assert "000010.safetensors is damaged" in caplog.text

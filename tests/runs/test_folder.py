@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from condense.errors import RunError
+from condense.files import TEMPORARY
 from condense.runs import RunFolder
 from condense.runs.config_file import fingerprint, to_toml
 
@@ -48,6 +49,15 @@ def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path):
             RunFolder.create(path)
 
 
+def test_what_a_process_left_that_was_killed_while_it_wrote_the_config_is_no_run(tmp_path):
+    (tmp_path / "lock").touch()
+    (tmp_path / f"{TEMPORARY}1234-config.toml").write_text("ipc = ")
+    with RunFolder.create(tmp_path) as run:
+        run.write_config(VALUES, ORIGINS)
+    with pytest.raises(RunError, match="not empty"):
+        RunFolder.create(tmp_path)
+
+
 def test_only_a_folder_with_a_config_can_be_opened(tmp_path):
     with pytest.raises(RunError, match=r"holds no config.toml"):
         RunFolder.open(tmp_path)
@@ -71,6 +81,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import torch
+from condense.files import TEMPORARY
 from condense.runs import RunFolder
 
 run = RunFolder.create(Path(sys.argv[1]))
@@ -96,7 +107,7 @@ def test_another_process_is_locked_out_until_the_first_dies_and_its_last_whole_c
     assert child.returncode == -signal.SIGKILL
 
     with RunFolder.open(path) as run:
-        iteration, state = run.latest_checkpoint()
+        iteration, state, _ = run.latest_checkpoint()
         assert iteration == 1
         assert torch.equal(state["images"], torch.arange(4.0))
         run.save_checkpoint(2, state)

@@ -1,0 +1,44 @@
+"""What making something took: wall time and memory."""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in the unit of ru_maxrss."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Wall seconds, and the most bytes of memory that were held at a time: by the process, on CUDA by its tensors."""
+
+    seconds: float
+    peak_bytes: int
+
+    def after(self, before: Optional["Cost"]) -> Optional["Cost"]:
+        """The cost of both, one after the other; None where that of the first is not known."""
+        if before is None:
+            return None
+        return Cost(before.seconds + self.seconds, max(before.peak_bytes, self.peak_bytes))
+
+
+NOTHING = Cost(0.0, 0)
+
+
+class Meter:
+    """The cost of what happens from now on. The memory is the peak of the process so far, whatever it was for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._began = time.perf_counter()
+
+    def read(self) -> Cost:
+        if self._device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self._device)
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
+        return Cost(time.perf_counter() - self._began, peak)
