@@ -27,7 +27,8 @@ class Mine(nn.Sequential):
 @pytest.fixture(scope="module", autouse=True)
 def short(tmp_path_factory):
     """A cache of our own, and protocols of a few steps."""
-    quick, fair = (replace(load_protocol(name), epochs=3, networks=2) for name in ("quick", "fair"))
+    changes = {"epochs": 3, "full_data_epochs": 1, "networks": 2}
+    quick, fair = (replace(load_protocol(name), **changes) for name in ("quick", "fair"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONDENSE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(protocols, "load_protocols", lambda: {"quick": quick, "fair": fair})

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from condense.cli.report import columns, difference
 from condense.cli.verbs import split_networks
 from condense.data.named import CIFAR10_SHA256
 from condense.errors import NumericsError
+from condense.evaluation import load_protocol, protocols
 from condense.methods import METHODS
 from condense.runs import Stopped
 
@@ -33,11 +35,12 @@ RUN = ["run", "--method", "ftd", "--ipc", "1", *SMALL]
 
 CONFIGURATION = ["--method", "--ipc", "--dataset", "--data-root", "--network", "--seed", "--device", "--tracker"]
 CONFIGURATION += ["--download", "--config", "--set"]
+EVALUATION = ["--networks", "--protocol", "--n", "--seed", "--dataset", "--data-root", "--device"]
 FLAGS = {
     "run": [*CONFIGURATION, "--out", "--json"],
     "buffer": CONFIGURATION,
     "resume": ["RUN", "--json"],
-    "eval": ["ARTIFACT", "--networks", "--protocol", "--n", "--seed", "--dataset", "--data-root", "--device", "--json"],
+    "eval": ["ARTIFACT", *EVALUATION, "--robust", "--json"],
     "bench": ["GRID", "--out", "--jobs"],
     "report": ["BENCH", "--out"],
     "export": ["ARTIFACT", "--format", "--out"],
@@ -259,6 +262,11 @@ BAD = {
     "unknown device": (["--device", "gpu"], 2, "device 'gpu' cannot be used"),
     "unknown tracker": (["--tracker", "wandbb"], 2, "unknown tracker 'wandbb'. Did you mean 'wandb'"),
     "unknown protocol": (["--set", "protocol=quik"], 2, "unknown evaluation protocol 'quik'. Did you mean 'quick'"),
+    "no validation split for the protocol": (
+        ["--set", "protocol=fair", "validation=0"],
+        2,
+        "protocol 'fair' chooses the learning rate on a validation split, and there is none. Set validation above 0",
+    ),
     "no validation split": (["--set", "eval_every=5", "validation=0"], 2, "eval_every needs a validation split"),
     "no data folder": (["--dataset", "cifar10", "--data-root", "nowhere"], 3, "/nowhere: no such folder"),
     "no data in the folder": (["--dataset", "mnist", "--data-root", "empty"], 3, "Add --download to the command"),
@@ -522,6 +530,30 @@ def test_eval_takes_protocol_and_seed(artifact, capsys):
     assert (record["protocol"], record["seed"], record["augmentation"]) == ("dc300", 4, "none")
 
 
+def test_eval_robust_prints_the_rows_and_the_scores(artifact, capsys, monkeypatch):
+    brief = replace(load_protocol("quick"), epochs=2, full_data_epochs=1)
+    monkeypatch.setattr(protocols, "load_protocols", lambda: {"quick": brief})
+    assert call("eval", artifact, "--robust", "--networks", f"{NETWORK},mlp", "--n", "2", "--json") == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert list(result) == ["artifact", "run", "evaluation", "evaluations", "baselines", "robustness"]
+    assert [evaluation["network"] for evaluation in result["evaluations"]] == [CANONICAL, "mlp"]
+    found = result["robustness"]
+    numbers = ["hlr", "ior", "lrs", "ars", "best_augmentation", "mean_augmentation", "mean_transfer"]
+    assert list(found) == ["rows", *numbers] and len(found["rows"]) == 10
+    first = found["rows"][0]
+    assert {key: first[key] for key in result["evaluation"]} == result["evaluation"]
+    assert (first["training"], first["labels"], first["augmentation"]) == ("ftd", "hard", "dsa")
+    assert found["mean_transfer"] == result["evaluations"][1]["mean"]
+    shown = re.findall(
+        r"^│ (ftd|random|full data) +│ (\w+) +│ hard +│ (\w+) +│ +([\d.]+) ± [\d.]+ │ +2 │ +[\d.]+ │$", err, re.M
+    )
+    means = [(row["training"], row["augmentation"], f"{100 * row['mean']:.1f}") for row in found["rows"]]
+    assert [(training, augmentation, mean) for training, _, augmentation, mean in shown] == means
+    for word in ("HLR", "IOR", "LRS", "DC-BENCH"):
+        assert re.search(rf"^{word} ", err, re.MULTILINE)
+
+
 def test_eval_refuses_other_data(artifact, here, capsys):
     images = np.zeros((20, 8, 8), np.uint8)
     labels = np.arange(20) % 10
@@ -572,6 +604,7 @@ def test_inspect(finished, capsys):
         "labels": "hard, 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
         "preprocessing": "mean_std",
         "learned lr": f"{manifest['lr']:.6g}",
+        "bytes": "2652: images 2560, labels 80, preprocessing 8, lr 4",
         "evaluation": f"{100 * record['mean']:.1f} ± {100 * record['ci95']:.1f} % on {CANONICAL}, protocol quick, 2",
         "data.safetensors": hashlib.sha256((finished.artifact / "data.safetensors").read_bytes()).hexdigest(),
         "made": manifest["versions"]["torch"],

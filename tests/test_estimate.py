@@ -96,6 +96,32 @@ def test_evaluation_passes_are_those_of_the_training(monkeypatch, tmp_path):
     assert predicted[names[2]] == pytest.approx(2 * 2 * 6 + 2 / 3)  # 1295 images, 256 a batch
 
 
+@pytest.mark.parametrize("updates", [None, 9])
+def test_the_choice_of_a_learning_rate_counts(updates, monkeypatch, tmp_path):
+    ends = {"epochs": 3, "full_data_epochs": 1} if updates is None else {"updates": updates}
+    fair = replace(
+        load_protocol("quick"), lr=None, lrs=(0.01, 0.1), **{"epochs": None, "full_data_epochs": None, **ends}
+    )
+    monkeypatch.setattr(protocols, "load_protocols", lambda: {"quick": fair})
+    values = {"method": "random", "ipc": 2, "network": "mlp", "eval_repeats": 1, "baselines": []}
+    resolved = resolve([Layer("test", values)])
+    problem = api.prepare(resolved)
+    predicted, calls = passes(resolved, problem), 0
+    step = torch.optim.SGD.step
+
+    def counted(self, *arguments, **options):
+        nonlocal calls
+        calls += 1
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", counted)
+    api.run(resolved, tmp_path / "run")
+    names = ("evaluation of random", f"evaluation of {FULL_DATA}")
+    tests = 2 / 3  # one network, two sets, one batch of test images each, a third of a pass
+    assert calls == pytest.approx(sum(predicted[name] for name in names) - tests)
+    assert calls == 3 * (3 + 6 if updates is None else 2 * 9)
+
+
 def test_phases_of_the_distillation():
     def distillation(**values):
         (phase,) = (phase for phase in phases(*prepared(**values)) if phase.name == "distillation")

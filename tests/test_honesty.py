@@ -1,14 +1,16 @@
 """The test set decides nothing."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from condense import api
+from condense.artifact import read_manifest
 from condense.data import load_dataset
-from condense.evaluation import TestSet
+from condense.evaluation import TestSet, load_protocol, protocols
 
 SETTINGS = {
     "network": "convnet:width=4,depth=2",
@@ -65,6 +67,33 @@ def test_the_test_set_is_read_once_for_each_network(tmp_path, monkeypatch):
     assert reads == [len(test)] * SETTINGS["eval_repeats"]
     assert api.resume(result.run) == result
     assert len(reads) == SETTINGS["eval_repeats"]
+
+
+def test_a_run_chooses_its_rates_on_validation_images_alone(tmp_path, monkeypatch):
+    """With other test labels the set, every baseline and the full data are trained with the same rates."""
+    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
+    brief = replace(load_protocol("fair"), epochs=5, full_data_epochs=1)
+    monkeypatch.setattr(protocols, "load_protocols", lambda: {"fair": brief})
+    test, reads = load_dataset("digits").test, []
+    accuracy = TestSet.accuracy
+
+    def counted(self, predict, batch=512):
+        reads.append("test" if torch.equal(self.images, test.images) else "validation")
+        return accuracy(self, predict, batch)
+
+    monkeypatch.setattr(TestSet, "accuracy", counted)
+    data = load_dataset("digits", validation=0)
+    settings = {"network": "mlp", "protocol": "fair", "eval_repeats": 2, "baselines": ("random",)}
+    choices = []
+    for name, labels in (("true", data.test.labels), ("wrong", (data.test.labels + 1) % 10)):
+        write(tmp_path / f"{name}.npz", data, labels.numpy())
+        result = api.distill("herding", 1, out=tmp_path / name, dataset=f"npz:{tmp_path}/{name}.npz", **settings)
+        made = [*result.evaluations, *(found for each in result.baselines.values() for found in each)]
+        choices.append([(evaluation.lr, evaluation.pilots) for evaluation in made])
+        (recorded,) = read_manifest(result.artifact).evaluations
+        assert (recorded.lr, [pilot["lr"] for pilot in recorded.pilots]) == (made[0].lr, list(brief.lrs))
+    assert choices[0] == choices[1] and len(choices[0]) == 3
+    assert reads == (["validation"] * 4 + ["test"] * 2) * 6
 
 
 @pytest.mark.parametrize("key", ["iterations", "dsa", "lr_img"])

@@ -15,7 +15,7 @@ from condense.evaluation import percent
 ACCURACY = "dataset ipc network method sets networks_per_set varied percent ci95_percent rank minus_random_percent"
 ACCURACY += " minus_random_ci95_percent"
 VALUES = "dataset ipc method seed network number accuracy"
-STORAGE = "dataset ipc method image_bytes label_bytes preprocessing_bytes bytes percent ci95_percent"
+STORAGE = "dataset ipc method image_bytes label_bytes preprocessing_bytes lr_bytes bytes percent ci95_percent"
 COSTS = f"dataset ipc method sets {' '.join(f'{part}_seconds' for part in PARTS)} seconds ci95_seconds peak_bytes"
 
 RANK = (
@@ -102,7 +102,7 @@ def _value_lines(results: Results) -> Iterator[Sequence[object]]:
 
 
 def _storage_line(row: StorageRow) -> Sequence[object]:
-    counts = (row.images, row.labels, row.preprocessing, row.total)
+    counts = (row.images, row.labels, row.preprocessing, row.lr, row.total)
     return row.dataset, row.ipc, row.label, *counts, *_percents(row.accuracy)
 
 

@@ -120,7 +120,7 @@ def _alike(rows: list[StorageRow]) -> Iterator[tuple[StorageRow, list[str]]]:
     """Sets of the same bytes in one row, with the labels of all."""
     found: dict[tuple[object, ...], tuple[StorageRow, list[str]]] = {}
     for row in rows:
-        key = (row.dataset, row.ipc, row.images, row.labels, row.preprocessing)
+        key = (row.dataset, row.ipc, row.images, row.labels, row.preprocessing, row.lr)
         found.setdefault(key, (row, []))[1].append(row.label)
     yield from found.values()
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from condense.artifact import load_artifact
+from condense.artifact import read_manifest, stored_bytes
 from condense.bench.grid import RANDOM
 from condense.bench.results import Interval, Results, Sample, mean_sample, ranks
 from condense.comparison import FULL_DATA
@@ -77,11 +77,12 @@ class StorageRow:
     images: int
     labels: int
     preprocessing: int
+    lr: int
     accuracy: Interval
 
     @property
     def total(self) -> int:
-        return self.images + self.labels + self.preprocessing
+        return self.images + self.labels + self.preprocessing + self.lr
 
 
 @dataclass(frozen=True)
@@ -179,24 +180,14 @@ def cost_rows(results: Results) -> list[CostRow]:
 
 
 def storage_rows(results: Results) -> list[StorageRow]:
-    """From the tensors of the first finished set of each kind; the others have the same shapes."""
+    """From the first finished set of each kind; the others have the same shapes."""
     rows = []
     for dataset, ipc in results.groups():
         samples = results.samples(dataset, ipc, 0)
         for label in results.grid.labels:
             for cell in results.finished(dataset, ipc, label)[:1]:
-                artifact = load_artifact(results.folder.run(cell.name) / "distilled")
-                rows.append(
-                    StorageRow(
-                        dataset_title(dataset),
-                        ipc,
-                        label,
-                        images=artifact.stored.images.nbytes,
-                        labels=artifact.stored.labels.nbytes,
-                        preprocessing=sum(tensor.nbytes for tensor in artifact.preprocessing.tensors().values()),
-                        accuracy=samples[label].interval,
-                    )
-                )
+                sizes = stored_bytes(read_manifest(results.folder.run(cell.name) / "distilled"))
+                rows.append(StorageRow(dataset_title(dataset), ipc, label, **sizes, accuracy=samples[label].interval))
     return rows
 
 
