@@ -142,8 +142,9 @@ def evaluate(
 
     Or `source` is a set of your own, a TrainingSet or any torch Dataset, with images [ch, size, size] as networks see
     them and labels that are integers or probabilities. It needs `networks` and a `test` set in the same space, and
-    `validation` where the protocol chooses something. Datasets are read once, so their random transforms do not vary.
-    `dsa` is the augmentation strategy for protocols with DSA; leave its flip out where mirror images change the class.
+    `validation` where the protocol (default: quick) chooses something. Datasets are read into memory, once, so random
+    transforms in them do not vary. `dsa` is the augmentation strategy for protocols with DSA; leave its flip out where
+    mirror images change the class.
 
     A network is a spec of `condense ls networks`, or a function without arguments that makes a torch.nn.Module with
     logits [n, classes], such as a class. Raises ArtifactError, ConfigError or DataError before any training.

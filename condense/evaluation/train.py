@@ -145,9 +145,8 @@ def evaluate(
     if n < 1:
         raise ConfigError(f"{n} networks to evaluate on; at least 1 is needed.")
     training.check("training set", classes)
-    for what, held in (("test", test), ("validation", _needed(validation, protocol))):
-        if held is None:
-            continue
+    judge = _judge(validation, protocol)
+    for what, held in (("test", test), *([] if judge is None else [("validation", judge)])):
         held.check(f"{what} set", classes)
         if training.images.shape[1:] != held.images.shape[1:]:
             raise DataError(
@@ -167,13 +166,12 @@ def evaluate(
         return model.eval(), done
 
     start = time.perf_counter()
-    rates, pilots = protocol.rates(training.lr), []
-    if protocol.lrs:
-        assert validation is not None
-        held = validation.to(device)
-        pilots = [Pilot(lr, held.accuracy(trained("evaluation.pilot", 0, lr)[0])) for lr in rates]
-        rates = (max(pilots, key=lambda pilot: pilot.accuracy).lr,)  # of equals the lowest
-    (lr,) = rates
+    pilots: list[Pilot] = []
+    lr, *others = protocol.rates(training.lr)
+    if judge is not None:
+        judge = judge.to(device)
+        pilots = [Pilot(rate, judge.accuracy(trained("evaluation.pilot", 0, rate)[0])) for rate in (lr, *others)]
+        lr = max(pilots, key=lambda pilot: pilot.accuracy).lr  # of equals the first, which is the lowest
     values, diverged, updates = [], 0, None
     for k in range(n):
         model, (loss, updates) = trained("evaluation", k, lr)
@@ -198,8 +196,8 @@ def evaluate(
     )
 
 
-def _needed(validation: TestSet | None, protocol: Protocol) -> TestSet | None:
-    """The validation set if the protocol reads it. Raises ConfigError if it must and there is none."""
+def _judge(validation: TestSet | None, protocol: Protocol) -> TestSet | None:
+    """The validation set if the protocol chooses something. Raises ConfigError if it does and there is none."""
     if not protocol.lrs:
         return None
     if validation is None or not len(validation):
