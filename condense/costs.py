@@ -1,4 +1,4 @@
-"""What making something took: wall time and memory."""
+"""What making something took, wall time and memory; and bytes in words."""
 
 import resource
 import sys
@@ -42,3 +42,12 @@ class Meter:
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
         return Cost(time.perf_counter() - self._began, peak)
+
+
+def size(count: float) -> str:
+    """Bytes for people: 640 B, 2.6 kB, 1.2 MB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

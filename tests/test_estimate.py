@@ -30,6 +30,18 @@ def prepared(**values):
     return resolved, api.prepare(resolved)
 
 
+def count_calls(monkeypatch, cls, method):
+    """A list that gets an element for each call of cls.method from now on."""
+    calls, original = [], getattr(cls, method)
+
+    def counted(*arguments, **options):
+        calls.append(method)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(cls, method, counted)
+    return calls
+
+
 def passes(resolved, problem):
     total = {}
     for phase in phases(resolved, problem):
@@ -62,36 +74,20 @@ def test_expert_passes_are_those_of_the_training(method, rho, monkeypatch):
     extra = {"rho": rho} if method == "ftd" else {}
     resolved, problem = prepared(method=method, **extra)
     predicted = passes(resolved, problem)["experts"]
-    calls = 0
-    logits = Network.logits
-
-    def counted(self, theta, x):
-        nonlocal calls
-        calls += 1
-        return logits(self, theta, x)
-
-    monkeypatch.setattr(Network, "logits", counted)
+    calls = count_calls(monkeypatch, Network, "logits")
     api.train_buffer(resolved)
-    assert calls == predicted > 0
+    assert len(calls) == predicted > 0
     assert not missing_experts(resolved, problem) and passes(resolved, problem)["experts"] == 0
 
 
 def test_evaluation_passes_are_those_of_the_training(monkeypatch, tmp_path):
     resolved, problem = prepared(eval_repeats=2, baselines=["random"], full_data=True, iterations=0)
     predicted = passes(resolved, problem)
-    calls = 0
-    step = torch.optim.SGD.step
-
-    def counted(self, *arguments, **options):
-        nonlocal calls
-        calls += 1
-        return step(self, *arguments, **options)
-
-    monkeypatch.setattr(torch.optim.SGD, "step", counted)
+    calls = count_calls(monkeypatch, torch.optim.SGD, "step")
     api.run(resolved, tmp_path / "run")
     tests = 2 * 3 / 3  # two networks, three sets, one batch of test images each, a third of a pass
     names = [f"evaluation of {name}" for name in ("ftd", "random", FULL_DATA)]
-    assert calls == pytest.approx(sum(predicted[name] for name in names) - tests)
+    assert len(calls) == pytest.approx(sum(predicted[name] for name in names) - tests)
     assert predicted[names[0]] == pytest.approx(2 * 7 + 2 / 3)
     assert predicted[names[2]] == pytest.approx(2 * 2 * 6 + 2 / 3)  # 1295 images, 256 a batch
 
@@ -106,20 +102,13 @@ def test_the_choice_of_a_learning_rate_counts(updates, monkeypatch, tmp_path):
     values = {"method": "random", "ipc": 2, "network": "mlp", "eval_repeats": 1, "baselines": []}
     resolved = resolve([Layer("test", values)])
     problem = api.prepare(resolved)
-    predicted, calls = passes(resolved, problem), 0
-    step = torch.optim.SGD.step
-
-    def counted(self, *arguments, **options):
-        nonlocal calls
-        calls += 1
-        return step(self, *arguments, **options)
-
-    monkeypatch.setattr(torch.optim.SGD, "step", counted)
+    predicted = passes(resolved, problem)
+    calls = count_calls(monkeypatch, torch.optim.SGD, "step")
     api.run(resolved, tmp_path / "run")
     names = ("evaluation of random", f"evaluation of {FULL_DATA}")
     tests = 2 / 3  # one network, two sets, one batch of test images each, a third of a pass
-    assert calls == pytest.approx(sum(predicted[name] for name in names) - tests)
-    assert calls == 3 * (3 + 6 if updates is None else 2 * 9)
+    assert len(calls) == pytest.approx(sum(predicted[name] for name in names) - tests)
+    assert len(calls) == 3 * (3 + 6 if updates is None else 2 * 9)
 
 
 def test_phases_of_the_distillation():

@@ -1,6 +1,6 @@
 """Differentiable augmentation."""
 
-from condense.augment.compose import composed, without_cutout
+from condense.augment.compose import composed, in_turn, without_cutout
 from condense.augment.cutmix import cutmix
 from condense.augment.dsa import DSA, FULL_STRATEGY, OPERATIONS, Record, apply_groups
 from condense.augment.standard import crop_flip, standard
@@ -14,6 +14,7 @@ __all__ = [
     "composed",
     "crop_flip",
     "cutmix",
+    "in_turn",
     "standard",
     "without_cutout",
 ]

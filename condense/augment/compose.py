@@ -4,6 +4,11 @@ Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization"
 code: flip and color always, then one of crop, scale and rotate, then cutout always, each only if the strategy names it.
 """
 
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
 from condense.augment.dsa import DSA
 
 STAGES = (("flip",), ("color",), ("crop", "scale", "rotate"), ("cutout",))
@@ -17,6 +22,13 @@ def composed(strategy: str) -> tuple[DSA, ...]:
     named = DSA(strategy).operations
     stages = ([name for name in stage if name in named] for stage in STAGES)
     return tuple(DSA("_".join(stage)) for stage in stages if stage)
+
+
+def in_turn(stages: Sequence[DSA], x: Tensor, draws: torch.Generator) -> Tensor:
+    """Images x [n, ch, h, w] after each stage, every one of which draws from `draws`."""
+    for stage in stages:
+        x = stage.augment(x, draws)
+    return x
 
 
 def without_cutout(strategy: str) -> str:

@@ -10,6 +10,7 @@ from io import StringIO
 
 from condense.bench.results import Interval, Results, Sample
 from condense.bench.tables import PARTS, AccuracyTable, CostRow, StorageRow, Tables, dataset_title
+from condense.costs import size
 from condense.evaluation import percent
 
 ACCURACY = "dataset ipc network method sets networks_per_set varied percent ci95_percent rank minus_random_percent"
@@ -44,15 +45,6 @@ def count_words(sample: Sample) -> str:
 def interval_words(interval: Interval | None, sign: str = "") -> str:
     """Percent with its half width; nothing for nothing."""
     return "" if interval is None else percent(*interval, sign)
-
-
-def size(count: float) -> str:
-    """Bytes for people: 640 B, 2.6 kB, 1.2 MB."""
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
 
 
 def seconds(count: float | None) -> str:

@@ -23,6 +23,7 @@ from condense.bench.tables import (
     make_tables,
 )
 from condense.comparison import FULL_DATA
+from condense.costs import size
 from condense.evaluation import load_protocols
 from condense.files import write_atomic
 from condense.methods import METHODS
@@ -65,7 +66,7 @@ def render(results: Results, tables: Tables) -> str:
         "breakable": lambda spec: escape(spec).replace(":", Markup(":<wbr>")).replace(",", Markup(",<wbr>")),
         "interval": files.interval_words,
         "n": files.count_words,
-        "size": files.size,
+        "size": size,
         "seconds": files.seconds,
         "seconds_interval": files.seconds_interval,
     }

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from condense.bench.files import size
 from condense.bench.results import Interval
+from condense.costs import size
 
 INK, RULE, PAPER, QUIET = "#010101", "#010102", "#010103", "#010104"
 HUES = tuple(f"#0200{number:02x}" for number in range(6))

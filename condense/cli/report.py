@@ -17,6 +17,7 @@ from condense.artifact import Manifest, read_manifest, stored_bytes
 from condense.artifact.format import PREVIEW
 from condense.comparison import FULL_DATA
 from condense.config import Resolved, fields, rows
+from condense.costs import size
 from condense.data import DATASETS
 from condense.estimate import Estimate
 from condense.evaluation import Evaluation, load_protocols, paired_difference, percent
@@ -251,16 +252,8 @@ def check_rows(resolved: Resolved, problem: Problem, estimate: Estimate) -> list
 
 
 def _sum(parts: Mapping[str, float]) -> str:
-    named = ", ".join(f"{name} {_bytes(count)}" for name, count in parts.items() if count)
-    return f"about {_bytes(sum(parts.values()))} ({named})"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
+    named = ", ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
+    return f"about {size(sum(parts.values()))} ({named})"
 
 
 def _duration(seconds: float) -> str:

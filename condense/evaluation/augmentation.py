@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from condense.augment import DSA, composed, crop_flip, cutmix, standard
+from condense.augment import DSA, composed, crop_flip, cutmix, in_turn, standard, without_cutout
 from condense.augment.dc import crop_scale_rotate
 from condense.evaluation.protocols import Protocol
 
@@ -27,15 +27,9 @@ def augmentation(protocol: Protocol, strategy: str) -> tuple[str, Augment]:
         case "dsa":
             return dsa.strategy, dsa.augment
         case "composed":
-            stages = composed("_".join(name for name in dsa.operations if name != "cutout"))
+            stages = composed(without_cutout(strategy))
             names = ["/".join(stage.operations) for stage in stages]
-
-            def all_stages(images: Tensor, draws: torch.Generator) -> Tensor:
-                for stage in stages:
-                    images = stage.augment(images, draws)
-                return images
-
-            return f"composed:{'_'.join(names)}", all_stages
+            return f"composed:{'_'.join(names)}", partial(in_turn, stages)
         case "dc":
             return "dc:crop_scale_rotate", crop_scale_rotate
         case "crop_flip":

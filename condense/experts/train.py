@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from torch import Tensor
 
 from condense import rng
-from condense.augment import DSA, composed, cutmix
+from condense.augment import DSA, composed, cutmix, in_turn
 from condense.data.inputs import Inputs
 from condense.errors import NumericsError
 from condense.networks import Network
@@ -98,9 +98,7 @@ def train_expert(
         order = torch.randperm(len(inputs), generator=draws).to(theta.device)
         lr = plan.lr * plan.decay_factor ** sum(epoch >= decay for decay in plan.decay_epochs)
         for rows in order.split(plan.batch):
-            x, y = inputs[rows], labels[rows]
-            for stage in stages:
-                x = stage.augment(x, draws)
+            x, y = in_turn(stages, inputs[rows], draws), labels[rows]
             if plan.cutmix:
                 x, y = cutmix(x, y, network.classes, draws, plan.cutmix)
 

@@ -22,7 +22,7 @@ from condense.errors import ConfigError, NumericsError, unknown
 from condense.experts import ExpertPlan, TrajectoryStore
 from condense.files import AbsolutePath
 from condense.networks import Network
-from condense.synthetic import DistilledSet, State, class_members
+from condense.synthetic import DistilledSet, State, class_members, sample_per_class
 
 Metrics = dict[str, float]
 
@@ -99,6 +99,12 @@ class Problem:
     def rng(self, stream: str, iteration: int = 0) -> torch.Generator:
         """The generator of the draw (seed, stream, iteration)."""
         return rng.generator(self.seed, stream, iteration)
+
+    def training_rows(self, steps: int, batch: int, draws: torch.Generator) -> Sequence[Tensor]:
+        """Row numbers of `steps` batches of real training images; none comes again before all have come."""
+        everything = torch.arange(len(self.inputs))
+        batches: Sequence[Tensor] = sample_per_class([everything], steps * batch, draws).to(self.device).split(batch)
+        return batches
 
     def inner_loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy of the network at theta [P]; y is int64 [b] or probabilities [b, classes]."""

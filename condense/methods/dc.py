@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from condense.augment import DSA
+from condense.augment import DSA, in_turn
 from condense.methods.base import MethodConfig, Need, Problem, Work, register
 from condense.methods.gradient import GradientConfig, GradientMatching, train_step
 from condense.networks import Network
@@ -105,8 +105,6 @@ class DC(GradientMatching[C]):
         draws = problem.rng("training", iteration)
         for _ in range(inner):
             for rows in torch.randperm(len(images), generator=draws).to(images.device).split(self.config.batch_train):
-                x = images[rows]
-                for stage in self.augmentations(problem):
-                    x = stage.augment(x, draws)
+                x = in_turn(self.augmentations(problem), images[rows], draws)
                 theta, _ = train_step(problem, theta, torch.zeros_like(theta), x, labels[rows], lr=self.config.lr_net)
         state["theta"] = theta

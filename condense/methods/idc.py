@@ -19,14 +19,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from condense.augment import DSA, composed, cutmix, without_cutout
+from condense.augment import DSA, composed, cutmix, in_turn, without_cutout
 from condense.errors import ConfigError
 from condense.methods.base import MethodConfig, Need, Problem, Work, register
 from condense.methods.gradient import GradientConfig, GradientMatching, train_step
 from condense.methods.matching import Strategy
 from condense.networks import Network
 from condense.objectives import absolute_distance, convolutions, squared_distance
-from condense.synthetic import State, clamp_to_pixels, sample_per_class
+from condense.synthetic import State, clamp_to_pixels
 
 DISTANCES = {"mse": squared_distance, "l1": absolute_distance}
 
@@ -121,12 +121,8 @@ class IDC(GradientMatching[IDCConfig]):
         c, data = self.config, problem.data
         draws = problem.rng("training", iteration)
         stages = composed(without_cutout(c.aug_type) if c.mix_p else c.aug_type)
-        everything = torch.arange(len(problem.inputs))
-        order = sample_per_class([everything], c.train_steps * c.batch_train, draws).to(problem.device)
-        for rows in order.split(c.batch_train):
-            x = problem.inputs[rows]
-            for stage in stages:
-                x = stage.augment(x, draws)
+        for rows in problem.training_rows(c.train_steps, c.batch_train, draws):
+            x = in_turn(stages, problem.inputs[rows], draws)
             x, y = cutmix(x, data.train.labels[rows], data.num_classes, draws, c.mix_p)
             theta, velocity = train_step(
                 problem,

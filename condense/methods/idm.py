@@ -23,7 +23,7 @@ from condense.methods.base import MethodConfig, Need, Problem, Work, register
 from condense.methods.matching import ClassBatch, Matching, MatchingConfig
 from condense.networks import Network
 from condense.objectives import mean_distance
-from condense.synthetic import State, sample_per_class
+from condense.synthetic import State
 
 FIRST = 4
 """Networks in the queue at iteration 0: the three that it starts with, and the one that iteration 0 appends."""
@@ -120,10 +120,8 @@ class IDM(Matching[IDMConfig]):
         """
         c = self.config
         theta, velocity = state["nets"][place], state["nets.velocity"][place]
-        everything = torch.arange(len(problem.inputs))
-        order = sample_per_class([everything], c.net_steps * c.net_batch, draws).to(problem.device)
         correct = torch.zeros((), device=problem.device)
-        for rows in order.split(c.net_batch):
+        for rows in problem.training_rows(c.net_steps, c.net_batch, draws):
             y = problem.data.train.labels[rows]
             gradient, logits = problem.network.gradient(theta, problem.inputs[rows], y)
             theta, velocity = sgd_step(
@@ -133,4 +131,4 @@ class IDM(Matching[IDMConfig]):
         if not bool(theta.isfinite().all()):
             raise NumericsError(f"idm: a network of the queue is not finite. Lower lr_net, which is {c.lr_net}")
         state["nets"][place], state["nets.velocity"][place] = theta, velocity
-        state["nets.accuracy"][place] = 100 * correct / len(order)
+        state["nets.accuracy"][place] = 100 * correct / (c.net_steps * c.net_batch)

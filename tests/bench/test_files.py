@@ -6,9 +6,10 @@ from io import StringIO
 import pytest
 from fabricated_bench import fabricate
 
-from condense.bench.files import seconds, seconds_interval, size, table_files
+from condense.bench.files import seconds, seconds_interval, table_files
 from condense.bench.results import Results
 from condense.bench.tables import make_tables
+from condense.costs import size
 from condense.evaluation import percent
 
 UNTIMED = ("accuracy.csv", "accuracy.md", "values.csv", "storage.csv")
