@@ -270,6 +270,7 @@ def import_set(
     dataset: str,
     data_root: Path | str | None = None,
     labels: Path | str | None = None,
+    index: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     zca: Path | str | None = None,
@@ -280,8 +281,8 @@ def import_set(
 ) -> Path:
     """Make an artifact at `out` of a set that another program distilled from `dataset`, as `condense import` does.
 
-    `source` is a file or folder as docs/format.md describes, `labels` a file for images that come without. What a
-    number in the images means is stated once: by the source, by `mean` and `std` of each channel, by a file `zca`, or,
+    `source` is a file or folder as docs/format.md describes, `labels` a file for images that come without, `index`
+    the place of the set, from 0, in a file of several. What a number in the images means is stated once: by the source, by `mean` and `std` of each channel, by a file `zca`, or,
     for 8-bit pixels, by the kind of `preprocessing` that is fitted to the real data. `method` and `citation` say what
     made the set; `lr` is its learned learning rate.
 
@@ -292,7 +293,7 @@ def import_set(
     refuse_existing(out)
     given = {"dataset": dataset} | ({} if data_root is None else {"data_root": str(data_root)})
     config = read_evaluation(given, "import")
-    foreign = read_set(source, None if labels is None else Path(labels))
+    foreign = read_set(source, None if labels is None else Path(labels), index)
     known, origin = stated_map(foreign, mean=mean, std=std, zca=None if zca is None else Path(zca), fit=preprocessing)
     origins = foreign.origins | {"preprocessing": origin}
     if lr is not None:

@@ -49,13 +49,14 @@ class Foreign:
     origins: dict[str, str]
 
 
-def read_set(source: Path, labels: Path | None = None) -> Foreign:
+def read_set(source: Path, labels: Path | None = None, index: int | None = None) -> Foreign:
     """The set in a .npz, .pt, .pth or .safetensors file, or in a folder of pictures; docs/format.md lists the layouts.
 
-    `labels` is another such file, for a `source` that has images alone. Raises ArtifactError or DataError for what is
-    missing, damaged, or not of the right type, shape or range; ConfigError for labels that are given twice.
+    `labels` is another such file, for a `source` that has images alone; `index` is the place of the set, from 0, in a
+    `source` that holds several. Raises ArtifactError or DataError for what is missing, damaged, or not of the right
+    type, shape or range; ConfigError for labels that are given twice, and an index that is missing or not there.
     """
-    content, origin = _read(source)
+    content, origin = _read(source, index=index)
     labelled, origin_of_labels = content, origin
     if labels is not None:
         if "labels" in content:
@@ -143,9 +144,10 @@ def fit_to(foreign: Foreign, data: RealData, source: Path) -> Foreign:
     return foreign
 
 
-def _read(path: Path, bare: str = "images") -> tuple[dict[str, Any], str]:
+def _read(path: Path, bare: str = "images", index: int | None = None) -> tuple[dict[str, Any], str]:
     """The named contents of a file or folder, and where they come from. A lone tensor gets the name `bare`."""
     if path.is_dir():
+        _check_index(path, 1, index)
         files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
         sums = [f"{_sha256((path / file).read_bytes())}  {file}\n" for file in files]
         pictures = _listed_pictures(path) if (path / LABELS_CSV).is_file() else _class_folders(path)
@@ -162,6 +164,10 @@ def _read(path: Path, bare: str = "images") -> tuple[dict[str, Any], str]:
             f"{path}: not a {path.suffix} file of tensors and plain values ({type(error).__name__}). It is damaged, or "
             "holds objects, which are not read because they could run code: write it anew with tensors alone."
         ) from error
+    several = content.get("data") if isinstance(content, Mapping) and "images" not in content else None
+    _check_index(path, len(several) if isinstance(several, list) else 1, index)
+    if isinstance(several, list):
+        content = several[index or 0]
     if isinstance(content, Tensor):
         content = {bare: content}
     elif isinstance(content, list | tuple) and len(content) == 2:
@@ -169,6 +175,16 @@ def _read(path: Path, bare: str = "images") -> tuple[dict[str, Any], str]:
     elif not isinstance(content, Mapping):
         raise ArtifactError(f"{path}: must hold a dictionary, a tensor or a pair (images, labels).")
     return {str(name): value for name, value in content.items()}, _origin(path, data)
+
+
+def _check_index(path: Path, count: int, index: int | None) -> None:
+    if count == 0:
+        raise ArtifactError(f"{path}: the list of sets is empty.")
+    if index is None and count > 1:
+        raise ConfigError(f"{path} holds {count} sets. Say which one, by --index 0 to {count - 1}")
+    if index is not None and not 0 <= index < count:
+        allowed = f"0 to {count - 1}" if count > 1 else "0, or none"
+        raise ConfigError(f"--index {index}: {path} holds {count} set{'s' * (count > 1)}. Allowed: {allowed}")
 
 
 def _origin(path: Path, data: bytes) -> str:
@@ -189,7 +205,17 @@ def _plain(array: np.ndarray[Any, Any]) -> Any:
 
 
 def _pt(data: bytes) -> Any:
-    return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+        return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+
+
+# The code of DC, DSA and DM saves its accuracies, which are numpy's numbers, beside the images.
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+_NUMPY_NUMBERS: list[Any] = [
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)),
+    *((_NUMPY_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # numpy 1 and 2
+]
 
 
 _READERS: dict[str, Callable[[bytes], Any]] = {

@@ -225,6 +225,7 @@ def import_(
     dataset: str,
     data_root: Path | None = None,
     labels: Path | None = None,
+    index: int | None = None,
     mean: str | None = None,
     std: str | None = None,
     zca: Path | None = None,
@@ -247,6 +248,8 @@ def import_(
         Folder with the files of the data set.
     labels
         File with the labels, for a source that has images alone.
+    index
+        Place of the set, from 0, in a file that holds several.
     mean
         Means by which the images were normalised, one for each channel, separated by commas.
     std
@@ -270,6 +273,7 @@ def import_(
         dataset=dataset,
         data_root=data_root,
         labels=labels,
+        index=index,
         mean=None if mean is None else split_numbers("--mean", mean),
         std=None if std is None else split_numbers("--std", std),
         zca=zca,

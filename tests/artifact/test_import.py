@@ -107,6 +107,27 @@ def test_mosaics_come_back_as_the_images_to_train_on(tmp_path: Path, digits: Rea
     assert len(again) == 80 and torch.equal(again.images, first.images) and torch.equal(again.labels, first.labels)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_results_file_of_the_dc_code(tmp_path: Path, count: int) -> None:
+    """Its experiments' images and labels, and accuracies as numpy gives them."""
+    source, stated = tmp_path / "res_DC_ConvNet_2ipc.pt", {"mean": [0.3], "std": [0.4], "dataset": "digits"}
+    sets = [[(IMAGES + k).requires_grad_(), HARD] for k in range(count)]
+    accuracies = {"ConvNet": [np.float64(0.5), np.float32(0.25), np.int64(1)]}
+    torch.save({"data": sets, "accs_all_exps": accuracies}, source)
+    for k in range(count):
+        made = load_artifact(api.import_set(source, tmp_path / str(k), index=k, **stated))
+        assert torch.equal(made.images, IMAGES + k) and torch.equal(made.labels, HARD)
+    with pytest.raises(ConfigError, match=rf"--index {count}: .* holds {count} set"):
+        api.import_set(source, tmp_path / "out", index=count, **stated)
+    if count == 1:
+        torch.save({"data": sets, "accs_all_exps": accuracies}, source, _use_new_zipfile_serialization=False)
+        source.write_bytes(source.read_bytes().replace(b"numpy._core.", b"numpy.core."))  # as numpy 1 calls it
+        api.import_set(source, tmp_path / "out", **stated)
+        return
+    with pytest.raises(ConfigError, match="Say which one, by --index 0 to 2"):
+        api.import_set(source, tmp_path / "out", **stated)
+
+
 @pytest.mark.parametrize("suffix", WRITERS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_files_that_bring_mean_and_std(tmp_path: Path, suffix: str, dtype: torch.dtype) -> None:
@@ -428,10 +449,16 @@ def test_damaged_files_are_refused(tmp_path: Path, suffix: str) -> None:
             read_set(tmp_path / f"set{suffix}")
 
 
-@pytest.mark.parametrize("content", [3, "text", [IMAGES], [IMAGES, HARD, HARD], None])
+@pytest.mark.parametrize("content", [3, "text", [IMAGES], [IMAGES, HARD, HARD], None, {"data": [3]}])
 def test_other_contents_of_a_pt_file_are_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "set.pt")
     with pytest.raises(ArtifactError, match=r"must hold a dictionary, a tensor or a pair \(images, labels\)"):
+        read_set(tmp_path / "set.pt")
+
+
+def test_an_empty_list_of_sets_is_refused(tmp_path: Path) -> None:
+    torch.save({"data": []}, tmp_path / "set.pt")
+    with pytest.raises(ArtifactError, match="the list of sets is empty"):
         read_set(tmp_path / "set.pt")
 
 
