@@ -281,10 +281,10 @@ def import_set(
 ) -> Path:
     """Make an artifact at `out` of a set that another program distilled from `dataset`, as `condense import` does.
 
-    `source` is a file or folder as docs/format.md describes, `labels` a file for images that come without, `index`
-    the place of the set, from 0, in a file of several. What a number in the images means is stated once: by the source, by `mean` and `std` of each channel, by a file `zca`, or,
-    for 8-bit pixels, by the kind of `preprocessing` that is fitted to the real data. `method` and `citation` say what
-    made the set; `lr` is its learned learning rate.
+    `source` is a file or folder as docs/format.md describes, `labels` a file for images that come without, `index` the
+    place of the set, from 0, in a file of several. What a number in the images means is stated once: by the source, by
+    `mean` and `std` of each channel, by a file `zca`, or, for 8-bit pixels, by the kind of `preprocessing` that is
+    fitted to the real data. `method` and `citation` say what made the set; `lr` is its learned learning rate.
 
     Raises ConfigError, ArtifactError or DataError, before anything is written, if something is not stated, stated
     twice, damaged, or does not fit the real data.
