@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,6 @@ from condense.evaluation import Evaluation, load_protocols, paired_difference, p
 from condense.methods import METHODS, Condenser, Problem, get_method
 from condense.networks import NETWORKS
 from condense.robustness import Interval, Robustness
-
-RECORD = ("network", "protocol", "n", "mean", "ci95", "values")
 
 
 def columns(table: Sequence[Sequence[str]]) -> str:
@@ -108,7 +107,7 @@ def _robustness(found: Robustness) -> dict[str, Any]:
                 "training": row.training,
                 "labels": row.labels,
                 "augmentation": row.augmentation,
-                **_record(row.evaluation),
+                "evaluation": asdict(row.evaluation),
             }
             for row in found.rows
         ],
@@ -154,12 +153,8 @@ def _lr(evaluation: Evaluation) -> str:
     return f"{evaluation.lr:.3g}"
 
 
-def _record(evaluation: Evaluation) -> dict[str, Any]:
-    return {key: getattr(evaluation, key) for key in RECORD}
-
-
 def _with_all(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    return {**_record(evaluations[0]), "evaluations": [_record(evaluation) for evaluation in evaluations]}
+    return {**asdict(evaluations[0]), "evaluations": [asdict(evaluation) for evaluation in evaluations]}
 
 
 def _object(
@@ -168,8 +163,8 @@ def _object(
     return {
         "artifact": str(artifact),
         "run": None if run is None else str(run),
-        "evaluation": _record(evaluations[0]),
-        "evaluations": [_record(evaluation) for evaluation in evaluations],
+        "evaluation": asdict(evaluations[0]),
+        "evaluations": [asdict(evaluation) for evaluation in evaluations],
         "baselines": baselines,
     }
 
