@@ -8,6 +8,7 @@ from condense.artifact import read_manifest, stored_bytes
 from condense.bench.grid import RANDOM
 from condense.bench.results import Interval, Results, Sample, mean_sample, ranks
 from condense.comparison import FULL_DATA
+from condense.costs import size
 from condense.evaluation import summary
 
 PARTS = ("experts", "teacher", "distillation")
@@ -87,7 +88,10 @@ class StorageRow:
 
 @dataclass(frozen=True)
 class BudgetTable:
-    """For each number of bytes (column) and label (row) the largest of its sets that fits; None where none does."""
+    """For each number of bytes (column) and label (row) the largest of its sets that fits; None where none does.
+
+    Sizes that read the same are one column, the largest of them.
+    """
 
     dataset: str
     budgets: tuple[int, ...]
@@ -195,7 +199,7 @@ def budget_tables(rows: Sequence[StorageRow]) -> list[BudgetTable]:
     tables = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
         here = [row for row in rows if row.dataset == dataset]
-        budgets = sorted({row.total for row in here})
+        budgets = list({size(row.total): row.total for row in sorted(here, key=lambda row: row.total)}.values())
 
         def largest(label: str, budget: int, here: list[StorageRow] = here) -> StorageRow | None:
             fitting = [row for row in here if row.label == label and row.total <= budget]

@@ -1,12 +1,13 @@
 """The tables as numbers."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from fabricated_bench import SIZE, fabricate
 
 from condense.bench.results import Results
-from condense.bench.tables import accuracy_tables, budget_tables, cost_rows, make_tables, storage_rows
+from condense.bench.tables import StorageRow, accuracy_tables, budget_tables, cost_rows, make_tables, storage_rows
 from condense.evaluation import summary
 
 
@@ -81,3 +82,12 @@ def test_a_budget_buys_the_largest_set_that_fits(results):
     assert small_hard < small_soft < large_hard < large_soft == sets["kmeans"][3].total
     assert [row and row.ipc for row in sets["kmeans"]] == [None, 1, 1, 10]
     assert [row.ipc for row in sets["mtt"]] == [1, 1, 10, 10]
+
+
+def test_sizes_that_read_the_same_are_one_budget():
+    """Such as those of methods that learn a learning rate, which is four bytes, and of methods that do not."""
+    row = StorageRow("digits", 1, "dm", images=2560, labels=80, preprocessing=8, lr=0, accuracy=(0.5, 0.1))
+    rows = [row, replace(row, label="mtt", lr=4), replace(row, label="soft", labels=400)]
+    (table,) = budget_tables(rows)
+    assert table.budgets == (2652, 2968)
+    assert dict(table.rows) == {"dm": (rows[0], rows[0]), "mtt": (rows[1], rows[1]), "soft": (None, rows[2])}
