@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from condense.allocator import tune_allocator
     from condense.api import RunResult, distill, evaluate, resume
     from condense.artifact import Artifact
     from condense.artifact import load_artifact as load
@@ -19,9 +20,10 @@ _PUBLIC = {
     "list_methods": ("condense.methods", "list_methods"),
     "load": ("condense.artifact", "load_artifact"),
     "resume": ("condense.api", "resume"),
+    "tune_allocator": ("condense.allocator", "tune_allocator"),
 }
 
-__all__ = ["Artifact", "RunResult", "distill", "evaluate", "list_methods", "load", "resume"]
+__all__ = ["Artifact", "RunResult", "distill", "evaluate", "list_methods", "load", "resume", "tune_allocator"]
 
 
 def __getattr__(name: str) -> Any:

@@ -87,7 +87,7 @@ def distill(method: str, ipc: int, *, out: Path | str, **values: Any) -> RunResu
 
 def run(resolved: Resolved, out: Path) -> RunResult:
     """A new run in the folder `out`, of a configuration that is already resolved."""
-    problem = prepare(resolved)
+    resolved, problem = prepare(resolved)
     with RunFolder.create(out) as folder:
         folder.write_config(resolved.values(), resolved.origins)
         return _execute(resolved, problem, folder)
@@ -99,23 +99,31 @@ def resume(path: Path | str) -> RunResult:
         if (finished := folder.read_result()) is not None:
             result = _RESULT.validate_json(finished)
             return replace(result, run=folder.path, artifact=folder.artifact_path)
-        resolved = read_resolved(folder.read_config(), str(folder.path / "config.toml"), folder.read_origins())
-        return _execute(resolved, prepare(resolved), folder)
+        values = {"compile": "off"} | folder.read_config()  # runs of earlier versions do not say
+        resolved = read_resolved(values, str(folder.path / "config.toml"), folder.read_origins())
+        return _execute(*prepare(resolved), folder)
 
 
-def prepare(resolved: Resolved) -> Problem:
-    """The problem of a run, once all that can be wrong with it has been looked at, before anything is written."""
+def prepare(resolved: Resolved) -> tuple[Resolved, Problem]:
+    """The problem of a run, once all that can be wrong with it has been looked at, before anything is written.
+
+    In the configuration that comes back, what was automatic is decided.
+    """
     create_trackers(resolved.run.tracker, Path())  # a package may be missing
-    problem = provide.build_problem(resolved.run, provide.load_run_data(resolved.run))
+    data = provide.load_run_data(resolved.run)
+    resolved = provide.settle_compile(resolved, data)
+    problem = provide.build_problem(resolved.run, data)
     provide.missing_experts(resolved, problem)  # the store may be another run's
-    return problem
+    return resolved, problem
 
 
 def train_buffer(resolved: Resolved) -> Path:
     """Train the experts that a run of this configuration needs, and return the folder that holds them."""
     if not isinstance(resolved.method, ExpertConfig):
         raise ConfigError(f"method {resolved.run.method!r} needs no experts, so there is no buffer to train")
-    problem = provide.build_problem(resolved.run, provide.load_run_data(resolved.run))
+    data = provide.load_run_data(resolved.run)
+    resolved = provide.settle_compile(resolved, data)
+    problem = provide.build_problem(resolved.run, data)
     with stop_signals() as stop:
         return provide.experts(resolved, problem, stop).path
 

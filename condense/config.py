@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import torch
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -142,6 +142,9 @@ class RunConfig(EvaluationConfig):
     ipc: int = Field(1, ge=1, description="synthetic images per class")
     zca: bool = Field(False, description="ZCA whitening in place of mean and standard deviation")
     network: NetworkSpec = Field("convnet", description="network of the condenser, see `condense ls networks`")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="compile the condenser's network; auto: where the work that is planned pays for it"
+    )
     recipe: Annotated[str, _checked(_check_recipe)] = Field(
         "auto",
         description="row of configs/<method>.toml that applies: auto (published, else small), published, small, none; "

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from condense.augment import DSA
 from condense.cache import cache_dir
@@ -23,11 +26,15 @@ from condense.experts import ExpertPlan, TrajectoryStore, train_expert
 from condense.files import write_atomic
 from condense.locks import lock
 from condense.methods import METHODS, ExpertConfig, Need, Problem, TeacherConfig
-from condense.networks import Network
+from condense.networks import CompiledNetwork, Network
 from condense.runs import ProgressDisplay, StopFlag, progress
 
 NUMERICS = 1
 """Raised when a change of the code changes the bits of an expert, a teacher or an evaluation: what is kept is stale."""
+
+
+COMPILE_PAYS = 2e13
+"""Floating-point operations: three minutes on two cores, of which compiled code saves more than compiling takes."""
 
 
 def digest(identity: Mapping[str, Any]) -> str:
@@ -110,9 +117,51 @@ def refuse(problems: Sequence[str]) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def build_network(spec: str, data: RealData, device: torch.device | str = "cpu") -> Network:
+def build_network(spec: str, data: RealData, device: torch.device | str = "cpu", *, compiled: bool = False) -> Network:
     """The network `spec` for the images and classes of `data`."""
-    return Network(spec, channels=data.channels, size=data.size, classes=data.num_classes, device=device)
+    kind = CompiledNetwork if compiled else Network
+    return kind(spec, channels=data.channels, size=data.size, classes=data.num_classes, device=device)
+
+
+def settle_compile(resolved: Resolved, data: RealData) -> Resolved:
+    """The configuration with `compile` on or off where it was auto: on for COMPILE_PAYS operations or more.
+
+    It depends on the configuration and the data alone, not on what is in the cache, so that the same command always
+    gives the same bits. Raises ConfigError if it is on and there is no C++ compiler, which torch.compile needs.
+    """
+    r = resolved.run
+    missing = r.torch_device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+    if r.compile != "auto":
+        if r.compile == "on" and missing:
+            raise ConfigError("compile = 'on' needs a C++ compiler: install g++ or clang++, or give compile = 'off'")
+        return resolved
+    planned = planned_operations(resolved, data)
+    on = planned >= COMPILE_PAYS and not missing and r.torch_device.type == "cpu"
+    why = "no C++ compiler" if missing else f"{planned:.1g} floating-point operations are planned"
+    run = r.model_copy(update={"compile": "on" if on else "off"})
+    return Resolved(run, resolved.method, resolved.origins | {"compile": f"{resolved.origins['compile']}: {why}"})
+
+
+def planned_operations(resolved: Resolved, data: RealData) -> float:
+    """Floating-point operations of the matrix products and convolutions in training and distillation.
+
+    A pass backward counts as two forward. Augmentation, evaluation and normalisation do not count.
+    """
+    r, method = resolved.run, resolved.method
+    passes = method.iterations * sum(work.batch * work.passes for work in method.work(data.num_classes, r.ipc))
+    if isinstance(method, ExpertConfig):
+        plan = method.expert_plan(r.dsa)
+        passes += method.num_experts * plan.epochs * len(data.train) * (2 if plan.rho else 1)
+    if isinstance(method, TeacherConfig):
+        passes += method.teacher_epochs * len(data.train)
+    if not passes:
+        return 0
+    network = build_network(r.network, data, "meta")
+    with FlopCounterMode(display=False) as counter:
+        theta = torch.empty(network.num_parameters, device="meta")
+        network.logits(theta, torch.empty(1, data.channels, data.size, data.size, device="meta"))
+    forward: int = counter.get_total_flops()
+    return 3 * forward * passes
 
 
 def build_problem(r: RunConfig, data: RealData) -> Problem:
@@ -121,7 +170,7 @@ def build_problem(r: RunConfig, data: RealData) -> Problem:
     return Problem(
         data=data,
         preprocessing=fit_preprocessing("zca" if r.zca else "mean_std", data, cache_dir()).to(r.torch_device),
-        network=build_network(r.network, data, r.torch_device),
+        network=build_network(r.network, data, r.torch_device, compiled=r.compile == "on"),
         augmentation=DSA(r.dsa),
         ipc=r.ipc,
         seed=r.seed,
@@ -171,6 +220,7 @@ def _identity(r: RunConfig, problem: Problem, plan: ExpertPlan) -> dict[str, Any
         "seed": problem.seed,
         **plan.model_dump(exclude={"epochs"}),
         "numerics": NUMERICS,
+        **({"compiled": True} if problem.network.compiled else {}),
     }
 
 

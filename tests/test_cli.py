@@ -44,7 +44,7 @@ FLAGS = {
     "bench": ["GRID", "--out", "--jobs"],
     "report": ["BENCH", "--out"],
     "export": ["ARTIFACT", "--format", "--out"],
-    "import": ["SOURCE", "--out", "--dataset", "--data-root", "--labels", "--mean", "--std", "--zca"],
+    "import": ["SOURCE", "--out", "--dataset", "--data-root", "--labels", "--index"],
     "inspect": ["ARTIFACT", "--json"],
     "verify": ["ARTIFACT"],
     "ls": ["WHAT", "METHOD"],
@@ -52,7 +52,7 @@ FLAGS = {
     "check": CONFIGURATION,
     "cite": ["METHOD"],
 }
-FLAGS["import"] += ["--preprocessing", "--method", "--citation", "--lr"]
+FLAGS["import"] += ["--mean", "--std", "--zca", "--preprocessing", "--method", "--citation", "--lr"]
 """Every verb with every argument: scripts depend on them, so a change here is a change of the public interface."""
 
 

@@ -27,7 +27,7 @@ def prepared(**values):
     small |= {"expert_epochs": 2, "syn_steps": 3, "iterations": 4, "eval_repeats": 1, "recipe": "none"}
     given = small | {"baselines": [], "full_data": False} | values
     resolved = resolve([Layer("test", {key: value for key, value in given.items() if value is not None})])
-    return resolved, api.prepare(resolved)
+    return api.prepare(resolved)
 
 
 def count_calls(monkeypatch, cls, method):
@@ -101,7 +101,7 @@ def test_the_choice_of_a_learning_rate_counts(updates, monkeypatch, tmp_path):
     monkeypatch.setattr(protocols, "load_protocols", lambda: {"quick": fair})
     values = {"method": "random", "ipc": 2, "network": "mlp", "eval_repeats": 1, "baselines": []}
     resolved = resolve([Layer("test", values)])
-    problem = api.prepare(resolved)
+    resolved, problem = api.prepare(resolved)
     predicted = passes(resolved, problem)
     calls = count_calls(monkeypatch, torch.optim.SGD, "step")
     api.run(resolved, tmp_path / "run")

@@ -103,3 +103,15 @@ def test_the_seed_changes_it(uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
     run = api.distill("ftd", 1, out=tmp_path / "run", **SETTINGS | {"seed": 4}).run
     assert artifact_sha256(run) != artifact_sha256(uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_same_bytes_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
+    settings = SETTINGS | {"compile": "on"}
+    whole = api.distill("ftd", 1, out=tmp_path / "whole", **settings).run
+    arguments = ["condense.methods.ftd.FTD.step", "5", str(tmp_path / "run"), json.dumps(settings)]
+    child = subprocess.run([sys.executable, "-c", CHILD, *arguments], env=os.environ, capture_output=True, timeout=600)
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    assert artifact_sha256(api.resume(tmp_path / "run").run) == artifact_sha256(whole)
+    assert lines(tmp_path / "run") == lines(whole)

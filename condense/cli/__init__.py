@@ -9,6 +9,7 @@ from typing import NoReturn
 from cyclopts import CycloptsError
 
 from condense.allocator import tune_allocator
+from condense.cache import cache_dir
 from condense.cli.verbs import app
 from condense.errors import CondenseError, NumericsError
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     stopped by SIGTERM, with what was done on disk; 130 stopped by SIGINT.
     """
     tune_allocator()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
     logger = logging.getLogger("condense")
     logger.addHandler(_HANDLER)
     logger.setLevel(logging.INFO)

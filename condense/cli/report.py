@@ -238,6 +238,7 @@ def check_rows(resolved: Resolved, problem: Problem, estimate: Estimate) -> list
         ("configuration", f"complete: {r.method}, ipc {r.ipc}, {r.dataset}, seed {r.seed}, on {problem.device}"),
         ("data", f"{counts}, {form} ({data.source})"),
         ("network", f"{problem.network.name}, {problem.network.num_parameters} parameters"),
+        ("compile", f"{r.compile} ({resolved.origins['compile']})"),
         ("", "estimates from one timed pass of each network; nothing was trained"),
         ("disk", _sum(estimate.disk)),
         ("memory", f"{_sum(estimate.memory)}, besides the program itself"),

@@ -369,7 +369,7 @@ def check(flags: RunFlags = NO_FLAGS) -> None:
     from condense.estimate import estimate
 
     resolved = flags.resolve()
-    problem = api.prepare(resolved)
+    resolved, problem = api.prepare(resolved)
     print(report.columns(report.check_rows(resolved, problem, estimate(resolved, problem))))
 
 

@@ -13,7 +13,6 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from condense import rng
 from condense.augment import DSA
@@ -105,10 +104,6 @@ class Problem:
         everything = torch.arange(len(self.inputs))
         batches: Sequence[Tensor] = sample_per_class([everything], steps * batch, draws).to(self.device).split(batch)
         return batches
-
-    def inner_loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy of the network at theta [P]; y is int64 [b] or probabilities [b, classes]."""
-        return F.cross_entropy(self.network.logits(theta, x), y)
 
 
 class Condenser(Protocol):

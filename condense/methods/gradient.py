@@ -13,16 +13,11 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, jvp, vmap
+from torch.func import grad_and_value, vmap
 
 from condense.experts import sgd_step
 from condense.methods.base import Problem, Work
 from condense.methods.matching import ClassBatch, Matching, MatchingConfig
-
-BATCHED = 32
-"""Up to so many images of a class all classes are one vmap; beyond, a loop over the classes is faster (measured on two
-CPU cores: 1.9 times slower at 1 image, equal at 64, 2.2 times faster at 256), since the convolutions' weight gradients
-become grouped convolutions. Not measured on a GPU."""
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
@@ -33,11 +28,9 @@ class GradientConfig(MatchingConfig):
     def work(self, classes: int, ipc: int) -> Sequence[Work]:
         """One pass of the real images; a pass of the synthetic ones, two forward and one backward of twice the size."""
         together = min(self.class_batch or classes, classes)
-        chunks = classes / together
-        at_once = together if self.batch_real <= BATCHED else 1
         return (
-            Work(at_once * self.batch_real, classes / at_once),
-            Work(together * self.synthetic_per_class(ipc), 3 * chunks, vectors=4 + 3 * together, graphs=2),
+            Work(self.batch_real, classes),
+            Work(self.synthetic_per_class(ipc), 3 * classes, vectors=4 + 3 * together, graphs=2),
         )
 
 
@@ -52,32 +45,34 @@ class GradientMatching(Matching[C]):
         raise NotImplementedError
 
     def class_losses(self, problem: Problem, theta: Tensor, batch: ClassBatch) -> Tensor:
+        split = problem.network.split
+
         def gradient(x: Tensor, c: Tensor) -> Tensor:
-            g: Tensor = grad(problem.inner_loss)(theta, x, c.expand(len(x)))
-            return g
+            return problem.network.gradient(theta, x, c.expand(len(x)))[0]
+
+        def slope_by_images(x: Tensor, c: Tensor, u: Tensor) -> Tensor:
+            return problem.network.loss.slope_by_images(theta, u, x, c.expand(len(x)))
 
         def distance(synthetic: Tensor, real: Tensor) -> Tensor:
-            split = problem.network.split
             return self.distance(list(split(real).values()), list(split(synthetic).values()))
 
-        def slope(x: Tensor, c: Tensor, u: Tensor) -> Tensor:
-            s: Tensor = jvp(lambda point: problem.inner_loss(point, x, c.expand(len(x))), (theta,), (u,))[1]
-            return s
-
         with torch.no_grad():
+            images = batch.synthetic.detach()
             real = by_class(gradient, batch.real, batch.classes)
-            synthetic = by_class(gradient, batch.synthetic, batch.classes)
+            synthetic = by_class(gradient, images, batch.classes)
             u, distances = vmap(grad_and_value(distance))(synthetic, real)
-        s = by_class(slope, batch.synthetic, batch.classes, u)
+            d_images = by_class(slope_by_images, images, batch.classes, u)
+        s = (batch.synthetic * d_images).flatten(1).sum(1)
         losses: Tensor = distances + s - s.detach()  # the value of D with the derivative of <g_s, u>
         return losses
 
 
 def by_class(function: Callable[..., Tensor], x: Tensor, *rest: Tensor) -> Tensor:
-    """function(x[c], ...) of each class, stacked."""
-    if x.shape[1] <= BATCHED:
-        results: Tensor = vmap(function)(x, *rest)
-        return results
+    """function(x[c], ...) of each class, stacked.
+
+    One class after another: a batch of gradients would turn the convolutions' weight gradients into grouped
+    convolutions, which are slow on a CPU for more than a few images.
+    """
     return torch.stack([function(*arguments) for arguments in zip(x, *rest, strict=True)])
 
 

@@ -105,7 +105,7 @@ class MTT(Learned[M]):
         images = self.expand(stored)
         lr = state["log_lr"].exp()
         run = InnerRun(
-            inner_loss=problem.inner_loss,
+            inner_loss=problem.network.loss,
             outer_loss=lambda end: normalised_distance(end, start, target),
             start=start,
             images=images.detach(),

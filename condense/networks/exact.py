@@ -48,6 +48,48 @@ class LayerNorm(nn.Module):
         return torch.addcmul(self.bias, y, self.weight)
 
 
+class PlainNorm(nn.Module):
+    """Any of the norms of x [n, c, ...], written out: all of it can be traced through derivatives in any memory format.
+
+    y = (x - mean) / sqrt(variance + eps) scale + shift, over `groups` of the channels of each image, as group norm; or,
+    with `batch`, over all images for each channel; or over the last dimensions `shape`, as layer norm.
+    """
+
+    def __init__(self, norm: nn.GroupNorm | BatchNorm | LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else 0
+        self.last = len(norm.shape) if isinstance(norm, LayerNorm) else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.last:
+            scale, shift = _to_normal(x, list(range(-self.last, 0)), self.eps)
+            return (x * scale + shift) * self.weight + self.bias
+        weight, bias = (p.view(-1, *(1 for _ in x.shape[2:])) for p in (self.weight, self.bias))
+        over = list(range(2, x.ndim))
+        if self.groups in (0, x.shape[1]):
+            scale, shift = _to_normal(x, over if self.groups else [0, *over], self.eps)
+        else:
+            scale, shift = _to_normal(x.unflatten(1, (self.groups, -1)), [d + 1 for d in (1, *over)], self.eps)
+            each = x.shape[1] // self.groups
+            scale, shift = (t.flatten(1, 2).repeat_interleave(each, 1) for t in (scale, shift))
+        return x * (scale * weight) + (shift * weight + bias)
+
+
+def _to_normal(x: Tensor, over: list[int], eps: float) -> tuple[Tensor, Tensor]:
+    """Scale and shift that give x mean 0 and variance 1 over these dimensions, which they keep."""
+    variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
+    scale = torch.rsqrt(variance + eps)
+    return scale, -mean * scale
+
+
+def plain_norms(module: nn.Module) -> None:
+    """Put a `PlainNorm` in the place of each norm of a module that is `stateless`."""
+    for path, norm in list(module.named_modules()):
+        if isinstance(norm, nn.GroupNorm | BatchNorm | LayerNorm):
+            module.set_submodule(path, PlainNorm(norm))
+
+
 def stateless(module: nn.Module) -> nn.Module:
     """The module, changed in place: no running statistics, no dropout, and the two norms above for torch's.
 

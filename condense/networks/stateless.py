@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 from torch.utils._pytree import tree_map
@@ -15,8 +15,11 @@ from torch.utils._pytree import tree_map
 from condense import rng
 from condense.errors import ConfigError
 from condense.networks.exact import BatchNorm, stateless
+from condense.networks.loss import InnerLoss
 from condense.networks.registry import canonical, create
 
+AT_ONCE = 256
+"""Images that `by_group` puts into one batch, if a single group has no more."""
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid)
 Out = TypeVar("Out")
 
@@ -39,6 +42,8 @@ class Network:
         ConfigError: as `create` does.
     """
 
+    compiled = False
+
     def __init__(
         self,
         spec: str,
@@ -59,6 +64,8 @@ class Network:
         self._sizes = [shape.numel() for shape in self._shapes.values()]
         self._body, self._body_names = _headless(self._module, classes)
         self._activations = _activations(self._body) if self._body is not None else []
+        self._images_meet = any(isinstance(module, BatchNorm) for module in self._module.modules())
+        self.loss = InnerLoss(lambda theta, x, y: F.cross_entropy(self.logits(theta, x), y))
 
     @property
     def num_parameters(self) -> int:
@@ -90,8 +97,13 @@ class Network:
 
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         """Logits [n, classes] of images x [n, channels, size, size]."""
-        logits: Tensor = functional_call(self._module, self.split(theta), (x,))
+        weights = {name: self.laid_out(weight) for name, weight in self.split(theta).items()}
+        logits: Tensor = functional_call(self._module, weights, (self.laid_out(x),))
         return logits
+
+    def laid_out(self, tensor: Tensor) -> Tensor:
+        """Images or a weight in the memory format that the network computes in."""
+        return tensor
 
     def embed(self, theta: Tensor, x: Tensor) -> Tensor:
         """The input [n, d] of the classifier, the last Linear layer, for images x [n, channels, size, size].
@@ -99,20 +111,25 @@ class Network:
         Raises:
             ConfigError: the network does not end in a Linear layer.
         """
+        return self._embed(theta, x)
+
+    def _embed(self, theta: Tensor, x: Tensor) -> Tensor:
         if self._body is None:
             raise ConfigError(
                 f"network {self.name!r} has no embedding: it does not end in a Linear layer. "
                 "Choose another network for methods that compare features."
             )
         parameters = self.split(theta)
-        features: Tensor = functional_call(self._body, {name: parameters[name] for name in self._body_names}, (x,))
+        weights = {name: self.laid_out(parameters[name]) for name in self._body_names}
+        features: Tensor = functional_call(self._body, weights, (self.laid_out(x),))
         return features
 
     def gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient [P] of the mean cross-entropy of x by theta, and the logits; y int64 [n] or [n, classes]."""
-        point = theta.detach().requires_grad_()
-        logits = self.logits(point, x)
-        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y), point)
+        with torch.enable_grad():
+            point = theta.detach().requires_grad_()
+            logits = self.logits(point, x)
+            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, y), point)
         return gradient, logits.detach()
 
     def features(self, theta: Tensor, x: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -125,6 +142,9 @@ class Network:
         Raises:
             ConfigError: as `embed`.
         """
+        return self._features(theta, x)
+
+    def _features(self, theta: Tensor, x: Tensor) -> tuple[list[Tensor], Tensor]:
         maps: list[Tensor] = []
 
         def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -133,22 +153,25 @@ class Network:
 
         handles = [module.register_forward_hook(keep) for module in self._activations]
         try:
-            embedding = self.embed(theta, x)
+            embedding = self._embed(theta, x)
         finally:
             for handle in handles:
                 handle.remove()
         return maps, embedding
 
     def by_group(self, function: Callable[[Tensor], Out], x: Tensor) -> Out:
-        """function(x[g]) for each group of x [groups, n, ...], in one go; every result gets the groups in front.
+        """function(x[g]) for each group of x [groups, n, ...]; every result gets the groups in front.
 
-        `function` maps images [n, ...] to tensors [n, ...] by way of this network. Where no image sees another all
-        groups are one batch; batch normalisation keeps to its group.
+        `function` maps images [n, ...] to tensors [n, ...] by way of this network. Where no image sees another, small
+        groups share a batch; batch normalisation keeps to its group.
         """
-        if any(isinstance(module, BatchNorm) for module in self._module.modules()):
-            grouped: Out = vmap(function)(x)
-            return grouped
-        return tree_map(lambda out: out.unflatten(0, x.shape[:2]), function(x.flatten(0, 1)))  # type: ignore[no-any-return]
+        together = 1 if self._images_meet else max(1, AT_ONCE // x.shape[1])
+        parts = [
+            tree_map(lambda out, shape=groups.shape: out.unflatten(0, shape[:2]), function(groups.flatten(0, 1)))
+            for groups in x.split(together)
+        ]
+        whole: Out = tree_map(lambda *tensors: torch.cat(tensors), *parts)
+        return whole
 
     def _create(self) -> nn.Module:
         return create(self.name, channels=self.channels, size=self.size, classes=self.classes)

@@ -12,34 +12,50 @@ S_i is a directional derivative: it is evaluated forward, and one ordinary backw
 and both mixed products (reverse over forward), so no backward pass is ever differentiated. m is the momentum buffer of
 the adjoint: summed by parts it also gives the derivative of the learning rate, so the velocities need not be kept.
 
+Where the loss hands out layer outputs to keep, those of the last steps are kept, in a fixed amount of memory.
+
 The augmentation is outside the inner loss. It gets one vector-Jacobian product per step, and is replayed, not stored.
 """
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
+from condense.networks import Kept
 from condense.unroll.types import InnerRun, Unrolled
 
+KEEP_BYTES = 128 * 2**20
+"""For all layer outputs that are kept at a time."""
 
-def _trajectory(run: InnerRun) -> list[Tensor]:
-    """theta_0 .. theta_N."""
+
+def _trajectory(run: InnerRun) -> tuple[list[Tensor], list[Kept]]:
+    """theta_0 .. theta_N, and for each step what is kept of it: of the last ones, which the way back comes to first."""
     thetas, velocity = [run.start.detach()], torch.zeros_like(run.start)
-    lr = run.lr.detach()
+    kept: list[Kept] = []
+    bytes_held, oldest = 0, 0
+    lr, labels = run.lr.detach(), run.labels.detach()
     for step in run.steps:
         with torch.no_grad():
             x = step.augment(run.images[step.index])
-        theta = thetas[-1].detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(run.inner_loss(theta, x, run.labels.detach()[step.index]), theta)
+        gradient, outputs = run.inner_loss.gradient(thetas[-1], x, labels[step.index])
+        kept.append(outputs)
+        bytes_held += _nbytes(outputs)
+        while bytes_held > KEEP_BYTES:
+            bytes_held -= _nbytes(kept[oldest])
+            kept[oldest] = ()
+            oldest += 1
         velocity = gradient if run.momentum == 0 else run.momentum * velocity + gradient
         thetas.append(thetas[-1] - lr * velocity)
-    return thetas
+    return thetas, kept
+
+
+def _nbytes(tensors: Kept) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def adjoint(run: InnerRun) -> Unrolled:
-    """Differentiate the outer loss as above; keeps N + 1 vectors [P] and the activations of one step."""
+    """Differentiate the outer loss as above; keeps N + 1 vectors [P], the activations of one step, and KEEP_BYTES."""
     images, labels, lr = run.images.detach(), run.labels.detach(), run.lr.detach()
-    thetas = _trajectory(run)
+    thetas, kept = _trajectory(run)
 
     end = thetas.pop().requires_grad_()
     loss = run.outer_loss(end)
@@ -50,19 +66,15 @@ def adjoint(run: InnerRun) -> Unrolled:
     m = torch.zeros_like(lam)
     for step in reversed(run.steps):
         m = lam if run.momentum == 0 else lam + run.momentum * m
-        theta = thetas.pop().requires_grad_()
         rows = images[step.index].requires_grad_()
         augmented = step.augment(rows)
-        x = augmented.detach().requires_grad_()
-        y = labels[step.index].requires_grad_(run.soft)
+        s = run.inner_loss.slope(thetas.pop(), m, augmented.detach(), labels[step.index], kept.pop())
 
-        s: Tensor = jvp(lambda point, x=x, y=y: run.inner_loss(point, x, y), (theta,), (m,))[1]
-        d_theta, d_x, *d_y = torch.autograd.grad(s, (theta, x, y) if run.soft else (theta, x))
-
-        (d_rows,) = torch.autograd.grad(augmented, rows, -lr * d_x)
+        (d_rows,) = torch.autograd.grad(augmented, rows, -lr * s.x)
         d_images.index_add_(0, step.index, d_rows)
         if d_labels is not None:
-            d_labels.index_add_(0, step.index, -lr * d_y[0])
-        d_lr -= s.detach()
-        lam = lam - lr * d_theta
+            assert s.y is not None
+            d_labels.index_add_(0, step.index, -lr * s.y)
+        d_lr -= s.value
+        lam = lam - lr * s.theta
     return Unrolled(loss.detach(), d_images, d_labels, d_lr)

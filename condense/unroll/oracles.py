@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condense.unroll.types import InnerLoss, InnerRun, Unrolled
+from condense.networks import InnerLoss
+from condense.unroll.types import InnerRun, Unrolled
 
 
 class _Leaves:

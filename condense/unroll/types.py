@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-InnerLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""L(theta [P], x [b, ch, h, w], y [b] int64 or [b, classes] probabilities) -> 0-dimensional."""
+from condense.networks import InnerLoss
 
 OuterLoss = Callable[[Tensor], Tensor]
 """theta_N [P] -> 0-dimensional."""

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from condense.augment import DSA, FULL_STRATEGY, OPERATIONS
 from condense.methods.mtt import inner_batches
-from condense.networks import Network
+from condense.networks import InnerLoss, Network
 from condense.objectives import normalised_distance
 from condense.rng import generator
 from condense.unroll import ENGINES, InnerRun, InnerStep, adjoint, full_graph, with_higher
@@ -56,7 +56,7 @@ class Case:
 
     def run(self, engine):
         names = ("start", "images", "labels", "lr", "steps", "momentum")
-        return engine(InnerRun(self.loss, self.outer, **{name: getattr(self, name) for name in names}))
+        return engine(InnerRun(InnerLoss(self.loss), self.outer, **{name: getattr(self, name) for name in names}))
 
     def value(self):
         """The outer loss, from the equations of the inner run."""

@@ -1,0 +1,64 @@
+"""A loss of a network's parameters, and the two derivatives of it that condensers need."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+
+Kept = tuple[Tensor, ...]
+"""Outputs of layers at some theta, x, y, that need not be computed again there."""
+
+
+class Slope(NamedTuple):
+    """S = d/de L(theta + e m, x, y) at e = 0, which is <dL/dtheta, m>, and dS/dtheta, dS/dx, dS/dy.
+
+    `y` is None for labels that are integers.
+    """
+
+    value: Tensor
+    theta: Tensor
+    x: Tensor
+    y: Tensor | None
+
+
+class InnerLoss:
+    """L(theta [P], x [b, ch, h, w], y [b] int64 or [b, classes] probabilities) -> 0-dimensional."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        self._function = function
+
+    def __call__(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return self._function(theta, x, y)
+
+    def gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Kept]:
+        """dL/dtheta [P], and what `slope` at the same theta, x, y can use again. Gives no graph."""
+        with torch.enable_grad():
+            point = theta.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self(point, x.detach(), y.detach()), point)
+        return gradient, ()
+
+    def slope(self, theta: Tensor, m: Tensor, x: Tensor, y: Tensor, kept: Kept = ()) -> Slope:  # noqa: ARG002
+        """S along m [P] and its derivatives, which are a Hessian product and both mixed products. Gives no graph.
+
+        S is evaluated forward, and one ordinary backward pass of it gives all three (reverse over forward): no backward
+        pass is differentiated.
+        """
+        with torch.enable_grad():
+            theta, x = theta.detach().requires_grad_(), x.detach().requires_grad_()
+            y = y.detach().requires_grad_(y.is_floating_point())
+            value = self._along(theta, m, x, y)
+            d_theta, d_x, *d_y = torch.autograd.grad(value, (theta, x, y) if y.requires_grad else (theta, x))
+        return Slope(value.detach(), d_theta, d_x, d_y[0] if d_y else None)
+
+    def slope_by_images(self, theta: Tensor, m: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """dS/dx alone."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            (d_x,) = torch.autograd.grad(self._along(theta.detach(), m, x, y.detach()), x)
+        return d_x
+
+    def _along(self, theta: Tensor, m: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        value: Tensor = jvp(lambda point: self(point, x, y), (theta,), (m.detach(),))[1]
+        return value
