@@ -11,26 +11,12 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
-import torch
+from steps import problem
 
 from condense.augment import DSA
-from condense.data import Preprocessing, RealData, Split
-from condense.methods import METHODS, Problem
-from condense.networks import Network
-from condense.synthetic import hard_labels
-
-CLASSES = 10
-
-
-class RandomExperts:
-    """Stands in for a trajectory store: two nearby points."""
-
-    def __init__(self, network: Network) -> None:
-        self.theta = network.init(0, "benchmark")
-
-    def snapshot(self, expert: int, epoch: int) -> torch.Tensor:  # noqa: ARG002 (the store's signature)
-        return self.theta + 0.01 * epoch
+from condense.methods import METHODS
 
 
 def peak_mb() -> float:
@@ -39,26 +25,13 @@ def peak_mb() -> float:
 
 def measure(unroll: str, steps: int, width: int, ipc: int) -> dict[str, float]:
     """One iteration in this process: its peak memory in MB, and the size of one parameter vector."""
-    draws = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (CLASSES * ipc, 3, 32, 32), generator=draws, dtype=torch.uint8)
-    split = Split(images, hard_labels(CLASSES, ipc, images.device))
-    names = tuple(str(c) for c in range(CLASSES))
-    network = Network(f"convnet:width={width}", channels=3, size=32, classes=CLASSES)
-    problem = Problem(
-        data=RealData("random", split, split, split, names, "0" * 64, "random", mirrored=True),
-        preprocessing=Preprocessing("mean_std", {"mean": torch.full((3,), 0.5), "std": torch.full((3,), 0.25)}),
-        network=network,
-        augmentation=DSA(),
-        ipc=ipc,
-        seed=0,
-        experts=RandomExperts(network),  # type: ignore[arg-type]
-    )
+    setting = replace(problem(f"convnet:width={width}", ipc, ipc, compiled=False), augmentation=DSA())
     mtt = METHODS["mtt"]
     condenser = mtt(mtt.Config.model_validate({"unroll": unroll, "syn_steps": steps, "num_experts": 1}))
-    state = condenser.init(problem)
+    state = condenser.init(setting)
     before = peak_mb()
-    condenser.step(state, problem, 0)
-    return {"before": before, "peak": peak_mb(), "vector": network.num_parameters * 4 / 2**20}
+    condenser.step(state, setting, 0)
+    return {"before": before, "peak": peak_mb(), "vector": setting.network.num_parameters * 4 / 2**20}
 
 
 def main() -> None:

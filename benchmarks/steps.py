@@ -43,12 +43,13 @@ class RandomExperts:
         return self.theta + 0.01 * epoch
 
 
-def problem(spec: str, per_class: int, ipc: int) -> Problem:
+def problem(spec: str, per_class: int, ipc: int, *, compiled: bool = True) -> Problem:
+    """A data set of random images, without augmentation, and experts for it."""
     draws = torch.Generator().manual_seed(0)
     images = torch.randint(256, (CLASSES * per_class, 3, 32, 32), generator=draws, dtype=torch.uint8)
     split = Split(images, hard_labels(CLASSES, per_class, images.device))
     names = tuple(str(c) for c in range(CLASSES))
-    network = CompiledNetwork(spec, channels=3, size=32, classes=CLASSES)
+    network = (CompiledNetwork if compiled else Network)(spec, channels=3, size=32, classes=CLASSES)
     return Problem(
         data=RealData("random", split, split, split, names, "0" * 64, "random", mirrored=True),
         preprocessing=Preprocessing("mean_std", {"mean": torch.full((3,), 0.5), "std": torch.full((3,), 0.25)}),
