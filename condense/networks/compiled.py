@@ -34,17 +34,18 @@ WORTH_KEEPING = 64
 
 
 class Program:
-    """A function of tensors, compiled for each set of shapes and types that it is called with. Gives no graph.
+    """A function of tensors, compiled for each set of shapes, strides and types it is called with. Gives no graph.
 
     `name` says in the log what was compiled. What torch.compile makes it also keeps on disk, for later processes.
     """
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self._name, self._function = name, function
-        self._compiled: dict[tuple[tuple[torch.Size, torch.dtype], ...], Callable[..., Any]] = {}
+        self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __call__(self, *tensors: Tensor) -> Any:
-        kind = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+        tensors = tuple(tensor.detach() for tensor in tensors)
+        kind = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors)
         with torch.no_grad():
             if kind in self._compiled:
                 return self._compiled[kind](*tensors)
@@ -105,6 +106,7 @@ class CompiledNetwork(Network):
         for module in (self._module, self._body):
             if module is not None:
                 plain_norms(module)
+                _out_of_place(module)
         self.loss = CompiledLoss(self)
         self._gradient = Program("the gradient", self._gradient_and_logits)
         self._embedding = DifferentiableProgram("the embedding", self._embed)
@@ -145,6 +147,13 @@ class CompiledNetwork(Network):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _out_of_place(module: nn.Module) -> None:
+    """No activation overwrites the output of a convolution, which is kept."""
+    for part in module.modules():
+        if hasattr(part, "inplace"):
+            part.inplace = False  # type: ignore[assignment]
 
 
 class CompiledLoss(InnerLoss):

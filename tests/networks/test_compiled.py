@@ -3,12 +3,13 @@
 import logging
 import math
 import sys
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from condense.networks import CompiledNetwork, Network, compiled
+from condense.networks import CompiledNetwork, Network, compiled, convnet
 from condense.rng import generator
 from condense.unroll import InnerRun, InnerStep, adjoint
 
@@ -83,6 +84,17 @@ def test_embedding_and_features_have_the_same_values_and_derivatives(spec: str) 
         with torch.no_grad():
             close(network.embed(theta, x), embedding)
     for ours, theirs in zip(*found, strict=True):
+        close(ours, theirs)
+
+
+@pytest.mark.usefixtures("traced")
+def test_what_is_kept_is_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an activation that works in place on the output of a convolution, as in torchvision's efficientnet."""
+    monkeypatch.setitem(convnet.ACTIVATIONS, "swish", partial(nn.SiLU, inplace=True))
+    plain, fast, theta = pair("convnet:width=8,norm=none,activation=swish")
+    x, y, m = draw(2, 2, 8, 8), torch.tensor([0, 2]), draw(len(theta), seed=1)
+    _, kept = fast.loss.gradient(theta, x, y)
+    for ours, theirs in zip(fast.loss.slope(theta, m, x, y, kept)[:3], plain.loss.slope(theta, m, x, y), strict=False):
         close(ours, theirs)
 
 
