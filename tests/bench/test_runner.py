@@ -40,7 +40,7 @@ lock = (run / "lock").open("a")
 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 resumed = (run / "config.toml").exists()
 if not resumed:
-    (run / "config.toml").write_text(config.read_text())
+    (run / "config.toml").write_text(config.read_text() + 'compile = "off"  # settled\\n')
 with (run.parent.parent / "calls.jsonl").open("a") as calls:
     call = {"cell": run.name, "resumed": resumed, "threads": os.environ["OMP_NUM_THREADS"], "began": time.time()}
     story = json.loads((run.parent.parent / "story.json").read_text()).get(run.name, "")
