@@ -110,20 +110,22 @@ def prepare(resolved: Resolved) -> tuple[Resolved, Problem]:
     In the configuration that comes back, what was automatic is decided.
     """
     create_trackers(resolved.run.tracker, Path())  # a package may be missing
-    data = provide.load_run_data(resolved.run)
-    resolved = provide.settle_compile(resolved, data)
-    problem = provide.build_problem(resolved.run, data)
+    resolved, problem = _load(resolved)
     provide.missing_experts(resolved, problem)  # the store may be another run's
     return resolved, problem
+
+
+def _load(resolved: Resolved) -> tuple[Resolved, Problem]:
+    data = provide.load_run_data(resolved.run)
+    resolved = provide.settle_compile(resolved, data)
+    return resolved, provide.build_problem(resolved.run, data)
 
 
 def train_buffer(resolved: Resolved) -> Path:
     """Train the experts that a run of this configuration needs, and return the folder that holds them."""
     if not isinstance(resolved.method, ExpertConfig):
         raise ConfigError(f"method {resolved.run.method!r} needs no experts, so there is no buffer to train")
-    data = provide.load_run_data(resolved.run)
-    resolved = provide.settle_compile(resolved, data)
-    problem = provide.build_problem(resolved.run, data)
+    resolved, problem = _load(resolved)
     with stop_signals() as stop:
         return provide.experts(resolved, problem, stop).path
 

@@ -51,8 +51,9 @@ class LayerNorm(nn.Module):
 class PlainNorm(nn.Module):
     """Any of the norms of x [n, c, ...], written out: all of it can be traced through derivatives in any memory format.
 
-    y = (x - mean) / sqrt(variance + eps) scale + shift, over `groups` of the channels of each image, as group norm; or,
-    with `batch`, over all images for each channel; or over the last dimensions `shape`, as layer norm.
+    y = (x - mean) / sqrt(variance + eps) weight + bias. Mean and variance are those of the norm it is made from: over
+    groups of the channels of each image (group norm), over all images for each channel (batch norm), or over the last
+    dimensions (layer norm).
     """
 
     def __init__(self, norm: nn.GroupNorm | BatchNorm | LayerNorm) -> None:
