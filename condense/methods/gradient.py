@@ -13,11 +13,12 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import grad_and_value
 
 from condense.experts import sgd_step
 from condense.methods.base import Problem, Work
 from condense.methods.matching import ClassBatch, Matching, MatchingConfig
+from condense.networks import Network
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
@@ -45,35 +46,27 @@ class GradientMatching(Matching[C]):
         raise NotImplementedError
 
     def class_losses(self, problem: Problem, theta: Tensor, batch: ClassBatch) -> Tensor:
-        split = problem.network.split
+        def one(c: Tensor, real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
+            """The distance of one class, and its derivative by the synthetic images."""
+            target, _ = problem.network.gradient(theta, real, c.expand(len(real)))
+            labels = c.expand(len(synthetic))
+            gradient, kept = problem.network.loss.gradient(theta, synthetic, labels)
+            u, distance = grad_and_value(self._between)(gradient, target, problem.network)
+            return distance, problem.network.loss.slope_by_images(theta, u, synthetic, labels, kept)
 
-        def gradient(x: Tensor, c: Tensor) -> Tensor:
-            return problem.network.gradient(theta, x, c.expand(len(x)))[0]
-
-        def slope_by_images(x: Tensor, c: Tensor, u: Tensor) -> Tensor:
-            return problem.network.loss.slope_by_images(theta, u, x, c.expand(len(x)))
-
-        def distance(synthetic: Tensor, real: Tensor) -> Tensor:
-            return self.distance(list(split(real).values()), list(split(synthetic).values()))
-
+        # One class after another: a batch of gradients would turn the convolutions' weight gradients into grouped
+        # convolutions, which are slow on a CPU for more than a few images.
         with torch.no_grad():
-            images = batch.synthetic.detach()
-            real = by_class(gradient, batch.real, batch.classes)
-            synthetic = by_class(gradient, images, batch.classes)
-            u, distances = vmap(grad_and_value(distance))(synthetic, real)
-            d_images = by_class(slope_by_images, images, batch.classes, u)
+            found = [
+                one(*of_class) for of_class in zip(batch.classes, batch.real, batch.synthetic.detach(), strict=True)
+            ]
+        distances, d_images = (torch.stack(parts) for parts in zip(*found, strict=True))
         s = (batch.synthetic * d_images).flatten(1).sum(1)
         losses: Tensor = distances + s - s.detach()  # the value of D with the derivative of <g_s, u>
         return losses
 
-
-def by_class(function: Callable[..., Tensor], x: Tensor, *rest: Tensor) -> Tensor:
-    """function(x[c], ...) of each class, stacked.
-
-    One class after another: a batch of gradients would turn the convolutions' weight gradients into grouped
-    convolutions, which are slow on a CPU for more than a few images.
-    """
-    return torch.stack([function(*arguments) for arguments in zip(x, *rest, strict=True)])
+    def _between(self, synthetic: Tensor, real: Tensor, network: Network) -> Tensor:
+        return self.distance(list(network.split(real).values()), list(network.split(synthetic).values()))
 
 
 def train_step(

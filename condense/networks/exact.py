@@ -5,6 +5,8 @@ differentiated again: they take the saved mean and deviation for constants (pyto
 group_norm does not, and both can be written with it.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -79,9 +81,39 @@ class PlainNorm(nn.Module):
 
 def _to_normal(x: Tensor, over: list[int], eps: float) -> tuple[Tensor, Tensor]:
     """Scale and shift that give x mean 0 and variance 1 over these dimensions, which they keep."""
-    variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
+    near = x.detach()
+    for d in over:
+        near = near.narrow(d, 0, 1)
+    part = 1 / math.prod(x.shape[d] for d in over)
+    away = x - near  # of their mean and variance both sums are taken in one pass, without cancellation
+    mean = away.sum(over, keepdim=True) * part
+    variance = away.square().sum(over, keepdim=True) * part - mean.square()
     scale = torch.rsqrt(variance + eps)
-    return scale, -mean * scale
+    return scale, -(near + mean) * scale
+
+
+class PlainPool(nn.Module):
+    """The mean over windows of k x k positions side by side, in place of nn.AvgPool2d(k): its kernels are slow."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def forward(self, x: Tensor) -> Tensor:
+        high, wide = (length // self.k for length in x.shape[2:])
+        whole = x[:, :, : high * self.k, : wide * self.k]
+        windows = whole.unflatten(3, (wide, self.k)).unflatten(2, (high, self.k))
+        mean: Tensor = windows.sum((3, 5)) * (1 / self.k**2)
+        return mean
+
+
+def plain_pools(module: nn.Module) -> None:
+    """Put a `PlainPool` in the place of each nn.AvgPool2d that one can stand for."""
+    pools = [(path, part) for path, part in module.named_modules() if isinstance(part, nn.AvgPool2d)]
+    for path, pool in pools:
+        k, whole = pool.kernel_size, pool.padding == 0 and not pool.ceil_mode
+        if whole and isinstance(k, int) and pool.stride == k:
+            module.set_submodule(path, PlainPool(k))
 
 
 def plain_norms(module: nn.Module) -> None:

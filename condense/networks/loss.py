@@ -52,7 +52,7 @@ class InnerLoss:
             d_theta, d_x, *d_y = torch.autograd.grad(value, (theta, x, y) if y.requires_grad else (theta, x))
         return Slope(value.detach(), d_theta, d_x, d_y[0] if d_y else None)
 
-    def slope_by_images(self, theta: Tensor, m: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def slope_by_images(self, theta: Tensor, m: Tensor, x: Tensor, y: Tensor, kept: Kept = ()) -> Tensor:  # noqa: ARG002
         """dS/dx alone."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()

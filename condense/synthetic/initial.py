@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from condense.data.preprocess import Preprocessing
@@ -46,6 +45,8 @@ def nearest_to_centres(points: Tensor, count: int, seed: int) -> Tensor:
 
     k-means++ with 3 restarts and at most 300 rounds.
     """
+    from sklearn.cluster import KMeans  # 150 MB
+
     fitted = KMeans(n_clusters=count, n_init=3, random_state=seed).fit(points.numpy())
     distances = torch.cdist(torch.from_numpy(fitted.cluster_centers_).to(points), points)
     chosen: list[int] = []

@@ -23,33 +23,50 @@ from torch import Tensor
 from condense.networks import Kept
 from condense.unroll.types import InnerRun, Unrolled
 
-KEEP_BYTES = 128 * 2**20
+KEEP_BYTES = 256 * 2**20
 """For all layer outputs that are kept at a time."""
 
 
-def _trajectory(run: InnerRun) -> tuple[list[Tensor], list[Kept]]:
-    """theta_0 .. theta_N, and for each step what is kept of it: of the last ones, which the way back comes to first."""
-    thetas, velocity = [run.start.detach()], torch.zeros_like(run.start)
+def _trajectory(run: InnerRun) -> tuple[Tensor, list[Kept]]:
+    """theta_0 .. theta_N [N + 1, P], and what is kept of each step: of the last ones, where the way back begins."""
+    thetas, velocity = run.start.new_empty(len(run.steps) + 1, len(run.start)), torch.zeros_like(run.start)
+    thetas[0] = run.start.detach()
     kept: list[Kept] = []
-    bytes_held, oldest = 0, 0
+    shelf: list[Kept] = []
     lr, labels = run.lr.detach(), run.labels.detach()
-    for step in run.steps:
+    for i, step in enumerate(run.steps):
         with torch.no_grad():
             x = step.augment(run.images[step.index])
-        gradient, outputs = run.inner_loss.gradient(thetas[-1], x, labels[step.index])
-        kept.append(outputs)
-        bytes_held += _nbytes(outputs)
-        while bytes_held > KEEP_BYTES:
-            bytes_held -= _nbytes(kept[oldest])
-            kept[oldest] = ()
-            oldest += 1
+        gradient, outputs = run.inner_loss.gradient(thetas[i], x, labels[step.index])
+        if i == 0:
+            shelf = _shelf(outputs, len(run.steps))
+        kept.append(_put(outputs, shelf, i))
+        if i >= len(shelf):
+            kept[i - len(shelf)] = ()
         velocity = gradient if run.momentum == 0 else run.momentum * velocity + gradient
-        thetas.append(thetas[-1] - lr * velocity)
+        torch.sub(thetas[i], lr * velocity, out=thetas[i + 1])
     return thetas, kept
 
 
-def _nbytes(tensors: Kept) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
+def _shelf(like: Kept, steps: int) -> list[Kept]:
+    """Room for the outputs of as many steps as KEEP_BYTES allows.
+
+    In one piece: tensors that stay where they were made, between others that go, would leave holes of twice their size.
+    """
+    each = sum(tensor.nbytes for tensor in like)
+    places = min(KEEP_BYTES // each, steps) if each else 0
+    return [tuple(map(torch.empty_like, like)) for _ in range(places)]
+
+
+def _put(outputs: Kept, shelf: list[Kept], step: int) -> Kept:
+    """A copy in this step's place, in which another step's may have been; nothing if there is no place, or it is not
+    of that size, as for the last rows of an epoch."""
+    place = shelf[step % len(shelf)] if shelf else ()
+    if [tensor.shape for tensor in place] != [tensor.shape for tensor in outputs]:
+        return ()
+    for there, tensor in zip(place, outputs, strict=True):
+        there.copy_(tensor)
+    return place
 
 
 def adjoint(run: InnerRun) -> Unrolled:
@@ -57,18 +74,19 @@ def adjoint(run: InnerRun) -> Unrolled:
     images, labels, lr = run.images.detach(), run.labels.detach(), run.lr.detach()
     thetas, kept = _trajectory(run)
 
-    end = thetas.pop().requires_grad_()
+    end = thetas[-1].clone().requires_grad_()
     loss = run.outer_loss(end)
     (lam,) = torch.autograd.grad(loss, end)
 
     d_images, d_lr = torch.zeros_like(images), torch.zeros_like(lr)
     d_labels = torch.zeros_like(labels) if run.soft else None
     m = torch.zeros_like(lam)
-    for step in reversed(run.steps):
+    for i, step in reversed(list(enumerate(run.steps))):
         m = lam if run.momentum == 0 else lam + run.momentum * m
         rows = images[step.index].requires_grad_()
         augmented = step.augment(rows)
-        s = run.inner_loss.slope(thetas.pop(), m, augmented.detach(), labels[step.index], kept.pop())
+        theta = thetas[i].clone()  # forward mode takes no view
+        s = run.inner_loss.slope(theta, m, augmented.detach(), labels[step.index], kept.pop())
 
         (d_rows,) = torch.autograd.grad(augmented, rows, -lr * s.x)
         d_images.index_add_(0, step.index, d_rows)
