@@ -13,7 +13,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from steps import problem
+from steps import random_problem
 
 from condense.augment import DSA
 from condense.methods import METHODS
@@ -25,7 +25,7 @@ def peak_mb() -> float:
 
 def measure(unroll: str, steps: int, width: int, ipc: int) -> dict[str, float]:
     """One iteration in this process: its peak memory in MB, and the size of one parameter vector."""
-    setting = replace(problem(f"convnet:width={width}", ipc, ipc, compiled=False), augmentation=DSA())
+    setting = replace(random_problem(f"convnet:width={width}", ipc, ipc, compiled=False), augmentation=DSA())
     mtt = METHODS["mtt"]
     condenser = mtt(mtt.Config.model_validate({"unroll": unroll, "syn_steps": steps, "num_experts": 1}))
     state = condenser.init(setting)

@@ -15,6 +15,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -23,11 +24,12 @@ from condense.augment import DSA
 from condense.data import Preprocessing, RealData, Split
 from condense.evaluation import TrainingSet, load_protocol
 from condense.evaluation.augmentation import augmentation
+from condense.evaluation.fresh import compiled_network
 from condense.evaluation.train import train_network
 from condense.experts import ExpertPlan
 from condense.experts.train import train_expert
 from condense.methods import METHODS, Problem
-from condense.networks import CompiledNetwork, Network, create
+from condense.networks import CompiledNetwork, Network, Precision, create
 from condense.synthetic import hard_labels
 
 CLASSES = 10
@@ -43,13 +45,16 @@ class RandomExperts:
         return self.theta + 0.01 * epoch
 
 
-def problem(spec: str, per_class: int, ipc: int, *, compiled: bool = True) -> Problem:
+def random_problem(
+    spec: str, per_class: int, ipc: int, *, compiled: bool = True, precision: Precision = "fp32"
+) -> Problem:
     """A data set of random images, without augmentation, and experts for it."""
     draws = torch.Generator().manual_seed(0)
     images = torch.randint(256, (CLASSES * per_class, 3, 32, 32), generator=draws, dtype=torch.uint8)
     split = Split(images, hard_labels(CLASSES, per_class, images.device))
     names = tuple(str(c) for c in range(CLASSES))
-    network = (CompiledNetwork if compiled else Network)(spec, channels=3, size=32, classes=CLASSES)
+    shape = {"channels": 3, "size": 32, "classes": CLASSES}
+    network = CompiledNetwork(spec, precision=precision, **shape) if compiled else Network(spec, **shape)
     return Problem(
         data=RealData("random", split, split, split, names, "0" * 64, "random", mirrored=True),
         preprocessing=Preprocessing("mean_std", {"mean": torch.full((3,), 0.5), "std": torch.full((3,), 0.25)}),
@@ -70,28 +75,31 @@ def iterations(method: str, setting: Problem, **keys: object) -> Callable[[], ob
 
 def unit(given: argparse.Namespace) -> Callable[[], object]:
     spec = f"convnet:width={given.width}"
+    problem = partial(random_problem, spec, precision=given.precision)
     match given.what:
         case "trajectory":
-            setting = problem(spec, given.batch // CLASSES, given.batch // CLASSES)
+            setting = problem(given.batch // CLASSES, given.batch // CLASSES)
             return iterations("mtt", setting, syn_steps=given.steps, num_experts=1, unroll=given.unroll)
         case "dm":
-            return iterations("dm", problem(spec, 256, 10))
+            return iterations("dm", problem(256, 10))
         case "gm":
-            return iterations("dc", problem(spec, 256, 10), outer_loop=1)
+            return iterations("dc", problem(256, 10), outer_loop=1)
         case "expert":
-            setting = problem(spec, given.images // CLASSES, 10)
+            setting = problem(given.images // CLASSES, 10)
             plan = ExpertPlan(epochs=1, lr=0.01, batch=256, momentum=0.9, dsa="none")
             labels = setting.data.train.labels
             return lambda: list(train_expert(setting.network, setting.inputs, labels, plan, seed=0, index=0))
     assert given.what == "eval"
-    setting = problem(spec, 10, 10)
+    setting = problem(10, 10)
     training = TrainingSet(setting.inputs[torch.arange(100)], setting.data.train.labels)
-    protocol = replace(load_protocol("dc300"), epochs=given.epochs)
+    protocol = load_protocol("dc300")
+    compiled = compiled_network(spec, training, CLASSES, protocol, setting.device)  # for all of its 300 epochs it is
+    protocol = replace(protocol, epochs=given.epochs)
     _, augment = augmentation(protocol, "none")
 
     def one() -> object:
         model = create(spec, channels=3, size=32, classes=CLASSES)
-        return train_network(model, training, protocol, lr=0.01, augment=augment, seed=0, index=0)
+        return train_network(model, training, protocol, lr=0.01, augment=augment, seed=0, index=0, compiled=compiled)
 
     return one
 
@@ -106,6 +114,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--unroll", default="adjoint")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     given = parser.parse_args()
     tune_allocator()
     work = unit(given)

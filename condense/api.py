@@ -50,6 +50,7 @@ from condense.evaluation import (
 )
 from condense.loop import distillation_loop
 from condense.methods import METHODS, ExpertConfig, Problem
+from condense.precision import report_precision
 from condense.robustness import Robustness
 from condense.runs import RunFolder, create_trackers, stop_signals
 from condense.synthetic import DistilledSet
@@ -344,6 +345,8 @@ def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResu
         with stop_signals() as stop:
             if not folder.artifact_path.exists():
                 provided, making = provide.provide(resolved, problem, stop)
+                if r.precision != "fp32" and resolved.method.iterations and folder.latest_checkpoint() is None:
+                    report_precision(condenser, provided)
                 state, making["distillation"] = distillation_loop(
                     condenser,
                     provided,

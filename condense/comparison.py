@@ -18,6 +18,7 @@ from condense.data import Preprocessing, RealData
 from condense.evaluation import Evaluation, NetworkLike, Protocol, TestSet, TrainingSet, evaluate, load_protocol
 from condense.files import write_atomic
 from condense.methods import METHODS, Condenser, Metrics, Problem
+from condense.networks import COMPILED_NUMERICS, has_compiler
 from condense.runs import RunFolder, StopFlag
 from condense.synthetic import DistilledSet, State
 
@@ -186,6 +187,7 @@ def kept(
         "device": keys.torch_device.type,
         "torch": torch.__version__,
         "numerics": provide.NUMERICS,
+        **({"compiled": COMPILED_NUMERICS} if has_compiler() else {}),  # whether it is depends on all the above
     }
     file = cache_dir() / "evaluations" / f"{provide.digest(identity)[:32]}.json"
     try:

@@ -145,6 +145,11 @@ class RunConfig(EvaluationConfig):
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="compile the condenser's network; auto: where the work that is planned pays for it"
     )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="of the condenser's convolutions: bf16 rounds what they multiply, parameters and images stay fp32; "
+        "needs compile",
+    )
     recipe: Annotated[str, _checked(_check_recipe)] = Field(
         "auto",
         description="row of configs/<method>.toml that applies: auto (published, else small), published, small, none; "

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from condense.augment import DSA
 from condense.cache import cache_dir
@@ -26,15 +23,19 @@ from condense.experts import ExpertPlan, TrajectoryStore, train_expert
 from condense.files import write_atomic
 from condense.locks import lock
 from condense.methods import METHODS, ExpertConfig, Need, Problem, TeacherConfig
-from condense.networks import CompiledNetwork, Network
+from condense.networks import (
+    COMPILED_NUMERICS,
+    CompiledNetwork,
+    Network,
+    Precision,
+    compiling_pays,
+    has_compiler,
+    operations,
+)
 from condense.runs import ProgressDisplay, StopFlag, progress
 
 NUMERICS = 1
 """Raised when a change of the code changes the bits of an expert, a teacher or an evaluation: what is kept is stale."""
-
-
-COMPILE_PAYS = 2e13
-"""Floating-point operations: three minutes on two cores, of which compiled code saves more than compiling takes."""
 
 
 def digest(identity: Mapping[str, Any]) -> str:
@@ -117,10 +118,19 @@ def refuse(problems: Sequence[str]) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def build_network(spec: str, data: RealData, device: torch.device | str = "cpu", *, compiled: bool = False) -> Network:
-    """The network `spec` for the images and classes of `data`."""
-    kind = CompiledNetwork if compiled else Network
-    return kind(spec, channels=data.channels, size=data.size, classes=data.num_classes, device=device)
+def build_network(
+    spec: str,
+    data: RealData,
+    device: torch.device | str = "cpu",
+    *,
+    compiled: bool = False,
+    precision: Precision = "fp32",
+) -> Network:
+    """The network `spec` for the images and classes of `data`; `precision` is that of a compiled one."""
+    channels, size, classes = data.channels, data.size, data.num_classes
+    if compiled:
+        return CompiledNetwork(spec, precision=precision, channels=channels, size=size, classes=classes, device=device)
+    return Network(spec, channels=channels, size=size, classes=classes, device=device)
 
 
 def settle_compile(resolved: Resolved, data: RealData) -> Resolved:
@@ -130,14 +140,22 @@ def settle_compile(resolved: Resolved, data: RealData) -> Resolved:
     gives the same bits. Raises ConfigError if it is on and there is no C++ compiler, which torch.compile needs.
     """
     r = resolved.run
-    missing = r.torch_device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+    missing = r.torch_device.type == "cpu" and not has_compiler()
+    if r.precision != "fp32" and (r.compile == "off" or missing):
+        raise ConfigError(
+            f"precision = {r.precision!r} is for compiled networks, and "
+            + ("there is no C++ compiler: install g++ or clang++" if missing else "compile = 'off': leave it out")
+            + ", or give precision = 'fp32'"
+        )
     if r.compile != "auto":
         if r.compile == "on" and missing:
             raise ConfigError("compile = 'on' needs a C++ compiler: install g++ or clang++, or give compile = 'off'")
         return resolved
     planned = planned_operations(resolved, data)
-    on = planned >= COMPILE_PAYS and not missing and r.torch_device.type == "cpu"
+    on = r.precision != "fp32" or compiling_pays(planned, r.torch_device)
     why = "no C++ compiler" if missing else f"{planned:.1g} floating-point operations are planned"
+    if r.precision != "fp32":
+        why = f"precision = {r.precision!r}"
     run = r.model_copy(update={"compile": "on" if on else "off"})
     return Resolved(run, resolved.method, resolved.origins | {"compile": f"{resolved.origins['compile']}: {why}"})
 
@@ -156,12 +174,7 @@ def planned_operations(resolved: Resolved, data: RealData) -> float:
         passes += method.teacher_epochs * len(data.train)
     if not passes:
         return 0
-    network = build_network(r.network, data, "meta")
-    with FlopCounterMode(display=False) as counter:
-        theta = torch.empty(network.num_parameters, device="meta")
-        network.logits(theta, torch.empty(1, data.channels, data.size, data.size, device="meta"))
-    forward: int = counter.get_total_flops()
-    return 3 * forward * passes
+    return passes * operations(r.network, channels=data.channels, size=data.size, classes=data.num_classes)
 
 
 def build_problem(r: RunConfig, data: RealData) -> Problem:
@@ -170,7 +183,7 @@ def build_problem(r: RunConfig, data: RealData) -> Problem:
     return Problem(
         data=data,
         preprocessing=fit_preprocessing("zca" if r.zca else "mean_std", data, cache_dir()).to(r.torch_device),
-        network=build_network(r.network, data, r.torch_device, compiled=r.compile == "on"),
+        network=build_network(r.network, data, r.torch_device, compiled=r.compile == "on", precision=r.precision),
         augmentation=DSA(r.dsa),
         ipc=r.ipc,
         seed=r.seed,
@@ -220,7 +233,8 @@ def _identity(r: RunConfig, problem: Problem, plan: ExpertPlan) -> dict[str, Any
         "seed": problem.seed,
         **plan.model_dump(exclude={"epochs"}),
         "numerics": NUMERICS,
-        **({"compiled": True} if problem.network.compiled else {}),
+        **({"compiled": COMPILED_NUMERICS} if problem.network.compiled else {}),
+        **({"precision": r.precision} if r.precision != "fp32" else {}),
     }
 
 

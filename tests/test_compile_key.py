@@ -9,7 +9,8 @@ import pytest
 from condense import api
 from condense.config import Layer, resolve
 from condense.errors import ConfigError
-from condense.provide import COMPILE_PAYS, planned_operations, settle_compile, store_path
+from condense.networks.paying import COMPILE_PAYS
+from condense.provide import planned_operations, settle_compile, store_path
 from condense.runs import RunFolder
 
 LARGE = {"method": "mtt", "ipc": 10, "iterations": 10**6, "recipe": "none", "num_experts": 2}

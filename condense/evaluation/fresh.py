@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from condense.errors import ConfigError
+from condense.evaluation.protocols import Protocol
 from condense.evaluation.sets import TrainingSet
-from condense.networks import canonical, create
+from condense.networks import FAMILIES, CompiledNetwork, canonical, compiling_pays, create, operations
 from condense.rng import isolated
 
 Factory = Callable[[], nn.Module]
@@ -35,6 +36,28 @@ def fresh_networks(network: NetworkLike, training: TrainingSet, classes: int) ->
     with isolated(0, "evaluation.check"):
         _check(name, network, training.preprocess(training.images[:2]), classes)
     return name, network
+
+
+def compiled_network(
+    network: NetworkLike, training: TrainingSet, classes: int, protocol: Protocol, device: torch.device
+) -> CompiledNetwork | None:
+    """The same network compiled, if that pays for all networks of the protocol; else None.
+
+    None too for what a flat parameter vector does not describe: functions that make networks, torchvision's models, and
+    whatever behaves in training otherwise than in a test, as batch norm and dropout do.
+    """
+    if not isinstance(network, str) or network.partition(":")[0] not in FAMILIES:
+        return None
+    channels, size = training.images.shape[1:3]
+    settings = {"channels": channels, "size": size, "classes": classes}
+    with isolated(0, "evaluation.check"):
+        parts = list(create(network, **settings).modules())
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm | nn.Dropout) for part in parts):
+        return None
+    images = protocol.networks * protocol.steps(len(training)) * min(protocol.batch, len(training))
+    if not compiling_pays(images * operations(network, **settings), device):
+        return None
+    return CompiledNetwork(network, channels=channels, size=size, classes=classes, device=device)
 
 
 def _check(name: str, make: Factory, example: Tensor, classes: int) -> None:

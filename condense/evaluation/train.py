@@ -1,20 +1,22 @@
 """The evaluator: train fresh networks on a set, test each once, keep every value."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from condense.errors import ConfigError, DataError
 from condense.evaluation.augmentation import Augment, Mix, augmentation, mixing
-from condense.evaluation.fresh import NetworkLike, fresh_networks
+from condense.evaluation.fresh import NetworkLike, compiled_network, fresh_networks
 from condense.evaluation.protocols import Protocol
 from condense.evaluation.sets import TestSet, TrainingSet
 from condense.evaluation.statistics import summary
+from condense.networks import CompiledNetwork
 from condense.rng import generator, isolated
 
 
@@ -34,7 +36,8 @@ class Evaluation:
     `mean` and `ci95` are over the values: Student's t, half width, None for one network. `diverged` of the networks
     ended with a loss that is not finite; their accuracy counts as it is. `epochs` is None where the protocol counts
     updates; `updates` are the optimiser's steps of each network, None in records that are older than the key. `pilots`
-    are the candidates among which a protocol chose `lr`. `seconds` is the wall time, with that of the pilots.
+    are the candidates among which a protocol chose `lr`. `compiled` says that their gradients were. `seconds` is the
+    wall time, with that of the pilots.
     """
 
     network: str
@@ -51,6 +54,7 @@ class Evaluation:
     seconds: float = field(compare=False)
     updates: int | None = None
     pilots: tuple[Pilot, ...] = ()
+    compiled: bool = False
 
 
 class Trained(NamedTuple):
@@ -70,16 +74,18 @@ def train_network(
     seed: int,
     index: int,
     mix: Mix | None = None,
+    compiled: CompiledNetwork | None = None,
     stream: str = "evaluation",
     poll: Callable[[], None] = lambda: None,
 ) -> Trained:
-    """Train `model` in place by the protocol.
+    """Train `model` in place by the protocol. `compiled` is the same network, to take the gradients with.
 
     The order of epoch e and the draws of step i have addresses of (seed, stream, index, e) and (seed, stream, index, i)
     alone. Batch norm has no variance over one image: for networks that have it a last batch of one image is left out.
     """
     model.train()
-    optimizer = _optimizer(model, protocol, lr)
+    theta = nn.Parameter(parameters_to_vector(model.parameters()).detach())
+    optimizer = _optimizer(model.parameters() if compiled is None else [theta], protocol, lr)
     n, step, epoch, loss = len(training), 0, 0, torch.tensor(torch.nan)
     if n % protocol.batch == 1 and _has_batch_norm(model):
         if n == 1:
@@ -96,21 +102,27 @@ def train_network(
             images = augment(images, generator(seed, f"{stream}.augment.{index}", step))
             if mix is not None:
                 images, labels = mix(images, labels, generator(seed, f"{stream}.mix.{index}", step))
-            loss = F.cross_entropy(model(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
+            if compiled is None:
+                loss = F.cross_entropy(model(images), labels)
+                optimizer.zero_grad()
+                loss.backward()
+            else:
+                theta.grad, logits = compiled.gradient(theta, images, labels)
+                loss = F.cross_entropy(logits, labels)
             optimizer.step()
             step += 1
         epoch += 1
         poll()
+    if compiled is not None:
+        vector_to_parameters(theta.detach(), model.parameters())
     return Trained(loss.detach(), step)
 
 
-def _optimizer(model: nn.Module, protocol: Protocol, lr: float) -> torch.optim.Optimizer:
+def _optimizer(parameters: Iterable[nn.Parameter], protocol: Protocol, lr: float) -> torch.optim.Optimizer:
     decay, momentum = protocol.weight_decay, protocol.momentum
     if protocol.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=lr, betas=(momentum, 0.999), weight_decay=decay)
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
+        return torch.optim.AdamW(parameters, lr=lr, betas=(momentum, 0.999), weight_decay=decay)
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay)
 
 
 def evaluate(
@@ -156,12 +168,23 @@ def evaluate(
     (strategy, augment), mix = augmentation(protocol, dsa), mixing(protocol, classes)
     training, test = training.to(device), test.to(device)
     name, make = fresh_networks(network, training, classes)
+    compiled = compiled_network(network, training, classes, protocol, device)
 
     def trained(stream: str, k: int, lr: float) -> tuple[nn.Module, Trained]:
         with isolated(seed, f"{stream}.network", k):  # the training as well: some networks have dropout
             model = make().to(device)
             done = train_network(
-                model, training, protocol, lr=lr, augment=augment, mix=mix, seed=seed, index=k, stream=stream, poll=poll
+                model,
+                training,
+                protocol,
+                lr=lr,
+                augment=augment,
+                seed=seed,
+                index=k,
+                mix=mix,
+                compiled=compiled,
+                stream=stream,
+                poll=poll,
             )
         return model.eval(), done
 
@@ -193,6 +216,7 @@ def evaluate(
         seconds=time.perf_counter() - start,
         updates=updates,
         pilots=tuple(pilots),
+        compiled=compiled is not None,
     )
 
 

@@ -2,7 +2,23 @@
 
 from condense.networks.compiled import CompiledNetwork
 from condense.networks.loss import InnerLoss, Kept, Slope
-from condense.networks.registry import NETWORKS, canonical, create
-from condense.networks.stateless import Network
+from condense.networks.paying import COMPILED_NUMERICS, compiling_pays, has_compiler, operations
+from condense.networks.registry import FAMILIES, NETWORKS, canonical, create
+from condense.networks.stateless import Network, Precision
 
-__all__ = ["NETWORKS", "CompiledNetwork", "InnerLoss", "Kept", "Network", "Slope", "canonical", "create"]
+__all__ = [
+    "COMPILED_NUMERICS",
+    "FAMILIES",
+    "NETWORKS",
+    "CompiledNetwork",
+    "InnerLoss",
+    "Kept",
+    "Network",
+    "Precision",
+    "Slope",
+    "canonical",
+    "compiling_pays",
+    "create",
+    "has_compiler",
+    "operations",
+]

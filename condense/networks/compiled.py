@@ -21,21 +21,26 @@ from condense.networks.convolution import Tape, replay, taped, written_out
 from condense.networks.exact import plain_norms, plain_pools
 from condense.networks.loss import InnerLoss, Kept, Slope
 from condense.networks.program import DifferentiableProgram, Program
-from condense.networks.stateless import Network
+from condense.networks.stateless import Network, Precision
 
 
 class CompiledNetwork(Network):
-    """As `Network`; `gradient`, `embed`, `features` and the derivatives of `loss` are compiled."""
+    """As `Network`; `gradient`, `embed`, `features` and the derivatives of `loss` are compiled.
+
+    With `precision` "bf16" the convolutions, which are nearly all of the work, round what they are given to bfloat16.
+    All else stays in `dtype`: theta, images, normalisation, the loss, and whatever comes out.
+    """
 
     compiled = True
 
-    def __init__(self, spec: str, **where: Any) -> None:
+    def __init__(self, spec: str, *, precision: Precision = "fp32", **where: Any) -> None:
         super().__init__(spec, **where)
+        self.precision = precision
         for module in (self._module, self._body):
             if module is not None:
                 plain_norms(module)
                 plain_pools(module)
-                written_out(module)
+                written_out(module, torch.bfloat16 if precision == "bf16" else self.dtype)
                 _out_of_place(module)
         self.loss = CompiledLoss(self, self._module)
         self._gradient = Program("the gradient", self._gradient_and_logits)

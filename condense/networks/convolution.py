@@ -49,28 +49,35 @@ class Tape:
 
 
 class Convolution(nn.Module):
-    """nn.Conv2d with zeros around the image. `tape`, if there is one, is given x and the convolution to apply."""
+    """nn.Conv2d with zeros around the image, computed in `dtype`; the output has the type of x again.
 
-    def __init__(self, like: nn.Conv2d) -> None:
+    `tape`, if there is one, is given x and the convolution to apply.
+    """
+
+    def __init__(self, like: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
+        self.dtype = dtype
         self.weight, self.bias = like.weight, like.bias
         assert isinstance(like.padding, tuple) and like.padding_mode == "zeros"
         self.geometry = Geometry(like.stride, like.padding, like.dilation, like.groups)
         self.tape: Callable[[Tensor, Callable[..., Tensor]], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.to(self.dtype), None if self.bias is None else self.bias.to(self.dtype)
+
         def convolve(x: Tensor, y: Tensor | None = None, d_x: Tensor | None = None) -> Tensor:
-            output: Tensor = _Convolve.apply(x, self.weight, self.bias, y, d_x, self.geometry)  # type: ignore[no-untyped-call]
+            output: Tensor = _Convolve.apply(x, weight, bias, y, d_x, self.geometry)  # type: ignore[no-untyped-call]
             return output
 
-        return convolve(x) if self.tape is None else self.tape(x, convolve)
+        narrow = x.to(self.dtype)
+        return (convolve(narrow) if self.tape is None else self.tape(narrow, convolve)).to(x.dtype)
 
 
-def written_out(module: nn.Module) -> None:
-    """Put a `Convolution` in the place of each nn.Conv2d that one can stand for."""
+def written_out(module: nn.Module, dtype: torch.dtype) -> None:
+    """Put a `Convolution` that computes in `dtype` in the place of each nn.Conv2d that one can stand for."""
     for path, old in list(module.named_modules()):
         if type(old) is nn.Conv2d and old.padding_mode == "zeros" and isinstance(old.padding, tuple):
-            module.set_submodule(path, Convolution(old))
+            module.set_submodule(path, Convolution(old, dtype))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from functools import cached_property
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ AT_ONCE = 256
 """Images that `by_group` puts into one batch, if a single group has no more."""
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid)
 Out = TypeVar("Out")
+Precision = Literal["fp32", "bf16"]
 
 
 class Network:
@@ -43,6 +44,7 @@ class Network:
     """
 
     compiled = False
+    precision: Precision = "fp32"
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from condense.errors import ConfigError
 from condense.networks import Network, canonical, create
+from condense.rng import isolated
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,8 @@ def test_activation_and_pooling_are_what_they_say(activation: str, function, poo
 
 
 def test_starts_from_the_default_initialisation() -> None:
-    parameters = dict(create("convnet", channels=3, size=32, classes=10).named_parameters())
+    with isolated(0, "test"):
+        parameters = dict(create("convnet", channels=3, size=32, classes=10).named_parameters())
     for kernel, fan_in in [("features.0", 3 * 9), ("features.4", 128 * 9), ("classifier", 2048)]:
         for kind in ("weight", "bias"):
             values = parameters[f"{kernel}.{kind}"].abs()

@@ -1,0 +1,38 @@
+"""What bfloat16 does to the gradient of a run, before the run begins."""
+
+import logging
+from dataclasses import replace
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from condense.methods import Condenser, Problem
+from condense.networks import Network
+
+logger = logging.getLogger("condense")
+
+LOW = 0.99
+"""A cosine below this is a warning."""
+
+
+def report_precision(condenser: Condenser, problem: Problem) -> float:
+    """Log the cosine of the first change of the images in the run's precision with that in float32, and return it."""
+    network = problem.network
+    exact = Network(
+        network.name, channels=network.channels, size=network.size, classes=network.classes, device=network.device
+    )
+    ours, theirs = (_first_change(condenser, replace(problem, network=used)) for used in (network, exact))
+    cosine = float(F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0))
+    words = f"{network.precision}: the cosine of the first change of the images with that in fp32 is {cosine:.5f}"
+    if cosine < LOW:
+        logger.warning(f"{words}, below {LOW}: fp32 may give a better set")
+    else:
+        logger.info(words)
+    return cosine
+
+
+def _first_change(condenser: Condenser, problem: Problem) -> Tensor:
+    state = condenser.init(problem)
+    before = state["images"].clone()
+    condenser.step(state, problem, 0)
+    return state["images"] - before
