@@ -46,14 +46,21 @@ class RandomExperts:
 
 
 def random_problem(
-    spec: str, per_class: int, ipc: int, *, compiled: bool = True, precision: Precision = "fp32"
+    spec: str,
+    per_class: int,
+    ipc: int,
+    *,
+    classes: int = CLASSES,
+    size: int = 32,
+    compiled: bool = True,
+    precision: Precision = "fp32",
 ) -> Problem:
     """A data set of random images, without augmentation, and experts for it."""
     draws = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (CLASSES * per_class, 3, 32, 32), generator=draws, dtype=torch.uint8)
-    split = Split(images, hard_labels(CLASSES, per_class, images.device))
-    names = tuple(str(c) for c in range(CLASSES))
-    shape = {"channels": 3, "size": 32, "classes": CLASSES}
+    images = torch.randint(256, (classes * per_class, 3, size, size), generator=draws, dtype=torch.uint8)
+    split = Split(images, hard_labels(classes, per_class, images.device))
+    names = tuple(str(c) for c in range(classes))
+    shape = {"channels": 3, "size": size, "classes": classes}
     network = CompiledNetwork(spec, precision=precision, **shape) if compiled else Network(spec, **shape)
     return Problem(
         data=RealData("random", split, split, split, names, "0" * 64, "random", mirrored=True),
@@ -78,7 +85,8 @@ def unit(given: argparse.Namespace) -> Callable[[], object]:
     problem = partial(random_problem, spec, precision=given.precision)
     match given.what:
         case "trajectory":
-            setting = problem(given.batch // CLASSES, given.batch // CLASSES)
+            ipc = given.batch // given.classes
+            setting = problem(ipc, ipc, classes=given.classes, size=given.size)
             return iterations("mtt", setting, syn_steps=given.steps, num_experts=1, unroll=given.unroll)
         case "dm":
             return iterations("dm", problem(256, 10))
@@ -110,6 +118,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--classes", type=int, default=CLASSES, help="of the trajectory, as --size is")
+    parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--images", type=int, default=2560)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)

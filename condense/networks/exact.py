@@ -93,7 +93,10 @@ def _to_normal(x: Tensor, over: list[int], eps: float) -> tuple[Tensor, Tensor]:
 
 
 class PlainPool(nn.Module):
-    """The mean over windows of k x k positions side by side, in place of nn.AvgPool2d(k): its kernels are slow."""
+    """The mean over windows of k x k positions side by side, in place of nn.AvgPool2d(k): its kernels are slow.
+
+    Channels last, as the next convolution wants its input.
+    """
 
     def __init__(self, k: int) -> None:
         super().__init__()
@@ -104,7 +107,7 @@ class PlainPool(nn.Module):
         whole = x[:, :, : high * self.k, : wide * self.k]
         windows = whole.unflatten(3, (wide, self.k)).unflatten(2, (high, self.k))
         mean: Tensor = windows.sum((3, 5)) * (1 / self.k**2)
-        return mean
+        return mean.contiguous(memory_format=torch.channels_last)
 
 
 def plain_pools(module: nn.Module) -> None:
