@@ -45,9 +45,10 @@ def distillation_loop(
             log.log(iteration, metrics)
             trackers.log(iteration, metrics)
             display.update(iteration, metrics)
-            done = iteration + 1
-            if done == iterations or done % checkpoint_every == 0 or stop.requested is not None:
+            done, stopping = iteration + 1, stop.requested is not None  # read once: one that comes now waits its turn
+            if done == iterations or done % checkpoint_every == 0 or stopping:
                 log.sync()
                 folder.save_checkpoint(done, state, meter.read().after(before))
-            stop.check()
+            if stopping:
+                stop.check()
     return state, meter.read().after(before)
