@@ -212,7 +212,7 @@ def test_the_children_of_a_killed_bench_are_stopped_and_waited_for(bench):
         process.kill()
     while not calls(bench):
         time.sleep(0.01)
-    assert calls(bench)[0]["signals"] == [75]
+    assert set(calls(bench)[0]["signals"]) == {75}  # the system may send it more than once
     assert run(bench) == []
     assert [(call["cell"], call["resumed"]) for call in calls(bench)[1:3]] == [(NAMES[0], True), (NAMES[1], False)]
 
