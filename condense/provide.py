@@ -287,7 +287,7 @@ def missing_experts(resolved: Resolved, problem: Problem) -> list[int]:
 
 
 def experts(resolved: Resolved, problem: Problem, stop: StopFlag) -> TrajectoryStore:
-    """The run's trajectory store, complete and loaded: the experts it lacks are trained first.
+    """The run's trajectory store, complete: the experts it lacks are trained first.
 
     A stop is obeyed between two epochs; the expert it interrupts is trained again next time, to the same bits. While
     another process trains experts of this store, this one waits for it.
@@ -299,7 +299,6 @@ def experts(resolved: Resolved, problem: Problem, stop: StopFlag) -> TrajectoryS
         with lock(store.path / "lock", wait=stop.check):
             store = open_store(resolved, problem)  # as another process may just have left it
             _train_missing(store, resolved, problem, stop)
-    store.load(method.num_experts)
     return store
 
 

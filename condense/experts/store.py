@@ -1,8 +1,9 @@
 """The trajectory store, or "buffer": the parameters of many experts after each epoch, on disk.
 
-A folder with `trajectories.bin`, one array [experts, snapshots, parameters] of little-endian float32 or bfloat16, read
-by memory mapping, and `manifest.json`, which says what the array holds and which experts are finished. An expert is
+A folder with `trajectories.bin`, one array [experts, snapshots, parameters] of little-endian float32 or bfloat16, and
+`manifest.json`, which says what the array holds and which experts are finished. An expert is
 written, flushed to disk and only then named in the manifest, so a killed store continues with the expert it was at.
+Of what is on disk nothing stays in the memory of a process, however large a store is.
 """
 
 import json
@@ -12,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +36,6 @@ class TrajectoryStore:
         self.path = path
         self.manifest = manifest
         self.device = device
-        self._array: Tensor | None = None
 
     @classmethod
     def open(
@@ -146,21 +147,17 @@ class TrajectoryStore:
         share = (snapshots - 1) / (self.snapshots - 1)
         return Cost(share * sum(cost.seconds for cost in costs), max(cost.peak_bytes for cost in costs))
 
-    def load(self, experts: int) -> None:
-        """Map the first `experts` trajectories, which must be complete, and place them on the device.
-
-        On the CPU they stay in the page cache; on an accelerator they are copied once, so no step reads the disk.
-        """
-        assert not self.missing(experts), "train the missing experts first"
-        dtype = DTYPES[self.manifest["dtype"]]
-        count = experts * self.snapshots * self.parameters
-        flat = torch.from_file(str(self.path / "trajectories.bin"), shared=False, size=count, dtype=dtype)
-        self._array = flat.view(experts, self.snapshots, self.parameters).to(self.device)
-
     def snapshot(self, expert: int, epoch: int) -> Tensor:
-        """theta [P] of an expert after `epoch` epochs, as float32 memory of its own."""
-        assert self._array is not None, "load() comes first"
-        return self._array[expert, epoch].to(torch.float32, copy=True)
+        """theta [P] of a finished expert after `epoch` epochs, as float32 memory of its own.
+
+        It is read from the file, which the system keeps in memory as long as there is room.
+        """
+        assert expert in self.manifest["experts"] and epoch < self.snapshots
+        dtype = DTYPES[self.manifest["dtype"]]
+        size = self.parameters * dtype.itemsize
+        offset = (expert * self.snapshots + epoch) * size
+        content = np.fromfile(self.path / "trajectories.bin", np.uint8, size, offset=offset)
+        return torch.from_numpy(content).view(dtype).to(self.device, torch.float32)
 
     def _check_size(self) -> None:
         """Raise DataError if the array ends before its last finished expert; a later write would hide that by zeros."""

@@ -34,7 +34,6 @@ def filled(path, experts=(0, 1), **changes):
 
 
 def holds(store, experts):
-    store.load(experts)
     return all(
         torch.equal(store.snapshot(expert, epoch), theta)
         for expert in range(experts)
@@ -73,7 +72,6 @@ def test_experts_may_be_written_in_any_order(tmp_path):
 
 def test_a_snapshot_is_memory_of_its_own(tmp_path):
     store = filled(tmp_path)
-    store.load(2)
     store.snapshot(1, 1).fill_(9)
     assert torch.equal(store.snapshot(1, 1), trajectory(1)[1])
     assert holds(open_store(tmp_path), 2)
@@ -92,7 +90,6 @@ def test_bfloat16_rounds_to_the_nearest_even(tmp_path):
     values[0, :3] = ties
     store = open_store(tmp_path, parameters=2000, dtype="bfloat16")
     store.write(0, list(values))
-    store.load(1)
     bits = values.numpy().view(np.uint32).astype(np.uint64)
     rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
     np.testing.assert_array_equal(np.fromfile(tmp_path / "trajectories.bin", "<u2").reshape(SNAPSHOTS, -1), rounded)
@@ -219,9 +216,9 @@ def test_the_manifest_names_an_expert_only_after_its_bytes_are_there(tmp_path):
     assert json.loads((tmp_path / "manifest.json").read_text())["experts"] == [0, 1, 2]
 
 
-def test_nothing_is_loaded_while_experts_are_missing(tmp_path):
-    with pytest.raises(AssertionError, match="missing"):
-        filled(tmp_path, [1]).load(2)
+def test_an_unfinished_expert_has_no_snapshots(tmp_path):
+    with pytest.raises(AssertionError):
+        filled(tmp_path, [1]).snapshot(0, 0)
 
 
 # what is refused

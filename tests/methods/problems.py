@@ -128,7 +128,6 @@ def make_problem(
         )
         for index in store.missing(config.num_experts):
             store.write(index, train_expert(net, inputs, labels, plan, seed=seed, index=index))
-        store.load(config.num_experts)
         problem = replace(problem, experts=_InDtype(store, dtype))  # type: ignore[arg-type]
     if Need.TEACHER in condenser.needs:
         config = condenser.config  # type: ignore[attr-defined]
