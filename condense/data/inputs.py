@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
-from condense.data.preprocess import Preprocessing
+from condense.data.preprocess import CHUNK, Preprocessing
 from condense.data.types import Split
-
-CHUNK = 4096
 
 
 class Inputs:

@@ -20,6 +20,8 @@ Kind = Literal["mean_std", "zca"]
 PREPROCESSINGS: tuple[Kind, ...] = get_args(Kind)
 
 ZCA_EPS = 0.1
+CHUNK = 4096
+"""Images at a time: in float64 a whole set takes eight times its bytes."""
 STD_FLOOR = 1e-3
 """Least standard deviation, a quarter of a grey level: a constant channel becomes 0 rather than NaN."""
 
@@ -119,19 +121,24 @@ def fit_preprocessing(kind: str, data: RealData, cache: Path | None) -> Preproce
 
 
 def _fit(kind: Kind, images: Tensor) -> Preprocessing:
-    # Kornia works in the type of its input, and float32 is too coarse for sums over tens of thousands of images.
-    x = images.double()
-    if images.dtype == torch.uint8:
-        x /= 255
     if kind == "zca":
         from kornia.enhance import ZCAWhitening  # slow to import
 
-        zca = ZCAWhitening(eps=ZCA_EPS, unbiased=True, compute_inv=True).fit(x)
+        zca = ZCAWhitening(eps=ZCA_EPS, unbiased=True, compute_inv=True).fit(_double(images))
         values = {"mean": zca.mean_vector[0], "matrix": zca.transform_matrix, "inverse": zca.transform_inv}
     else:
-        std, mean = torch.std_mean(x, dim=(0, 2, 3), correction=0)
+        chunks, count = images.split(CHUNK), images[:, 0].numel()
+        mean = torch.stack([_double(chunk).sum((0, 2, 3)) for chunk in chunks]).sum(0) / count
+        squares = [(_double(chunk) - mean[:, None, None]).square().sum((0, 2, 3)) for chunk in chunks]
+        std = (torch.stack(squares).sum(0) / count).sqrt()
         values = {"mean": mean, "std": std.clamp(min=STD_FLOOR)}
     return Preprocessing(kind, values).to("cpu", torch.float32)
+
+
+def _double(images: Tensor) -> Tensor:
+    """Pixels in [0, 1]. Kornia works in the type of its input, and float32 is too coarse for sums over many images."""
+    x = images.double()
+    return x.div_(255) if images.dtype == torch.uint8 else x
 
 
 def _file(folder: Path, kind: Kind, images: Tensor) -> Path:
