@@ -25,6 +25,7 @@ from condense.synthetic import DistilledSet, State
 logger = logging.getLogger("condense")
 
 FULL_DATA = "full data"
+_FULL_DATA = {"method": FULL_DATA}
 _EVALUATION = TypeAdapter(Evaluation)
 
 
@@ -47,6 +48,10 @@ class Comparison:
     def protocol(self) -> Protocol:
         return load_protocol(self.config.protocol)
 
+    def protocol_for(self, name: str) -> Protocol:
+        """As the training set `name` is trained on: the full data for another number of epochs."""
+        return self.protocol.on_full_data() if name == FULL_DATA else self.protocol
+
     @property
     def test(self) -> TestSet:
         return TestSet(self.data.test.images, self.data.test.labels, preprocess=self.preprocessing)
@@ -68,9 +73,10 @@ class Comparison:
         *,
         protocol: Protocol | None = None,
         n: int | None = None,
+        updates: int | None = None,
         poll: Callable[[], None] = lambda: None,
     ) -> Evaluation:
-        """`n` fresh networks, as many as the keys or else the protocol say if it is not given."""
+        """`n` fresh networks, as many as the keys or else the protocol say if it is not given; likewise `updates`."""
         return evaluate(
             training,
             test,
@@ -82,6 +88,7 @@ class Comparison:
             device=self.config.torch_device,
             validation=self.validation,
             n=n or self.config.eval_repeats,
+            updates=updates,
             poll=poll,
         )
 
@@ -129,10 +136,24 @@ def evaluate_baselines(resolved: Resolved, problem: Problem, stop: StopFlag) -> 
     return found
 
 
+def missing_baselines(resolved: Resolved, problem: Problem) -> dict[str, list[str]]:
+    """The networks on which each baseline, and the full data, are still to be evaluated; none is left out."""
+    r, comparison = resolved.run, Comparison(problem.data, problem.preprocessing, resolved.run)
+    sets = {name: real_images(name, r, problem, StopFlag())[0] for name in r.baselines if name != r.method}
+    if r.full_data:
+        sets[FULL_DATA] = _FULL_DATA
+    missing = {}
+    for name, what in sets.items():
+        protocol = comparison.protocol_for(name)
+        files = {network: evaluation_file(what, comparison, protocol, network) for network in r.networks}
+        missing[name] = [network for network, file in files.items() if not file.exists()]
+    return missing
+
+
 def evaluate_full_data(comparison: Comparison, network: str, stop: StopFlag) -> Evaluation:
     """The whole real training set, for as long as the protocol trains on that."""
-    protocol = comparison.protocol.on_full_data()
-    return kept({"method": FULL_DATA}, lambda: comparison.everything, comparison, protocol, network, stop)
+    protocol = comparison.protocol_for(FULL_DATA)
+    return kept(_FULL_DATA, lambda: comparison.everything, comparison, protocol, network, stop)
 
 
 def real_images(
@@ -174,6 +195,20 @@ def kept(
     stop: StopFlag,
 ) -> Evaluation:
     """The evaluation of the set that `make` builds, from the cache if this very comparison was made before."""
+    file = evaluation_file(what, comparison, protocol, network)
+    try:
+        return _EVALUATION.validate_json(file.read_bytes())
+    except (OSError, ValueError):  # not there, or damaged
+        other = "" if protocol.augmentation == comparison.protocol.augmentation else f" with {protocol.augmentation}"
+        logger.info("evaluating %s on %s: protocol %s%s", what["method"], network, protocol.name, other)
+        made = comparison.evaluate(make(), comparison.test, network, protocol=protocol, poll=stop.check)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, _EVALUATION.dump_json(made))
+        return made
+
+
+def evaluation_file(what: dict[str, Any], comparison: Comparison, protocol: Protocol, network: str) -> Path:
+    """Where the cache has this very comparison, or will have it: under the hash of all that decides it."""
     keys, preprocessing = comparison.config, comparison.preprocessing
     identity = what | {
         "data": comparison.data.sha256,
@@ -189,13 +224,4 @@ def kept(
         "numerics": provide.NUMERICS,
         **({"compiled": COMPILED_NUMERICS} if has_compiler() else {}),  # whether it is depends on all the above
     }
-    file = cache_dir() / "evaluations" / f"{provide.digest(identity)[:32]}.json"
-    try:
-        return _EVALUATION.validate_json(file.read_bytes())
-    except (OSError, ValueError):  # not there, or damaged
-        other = "" if protocol.augmentation == comparison.protocol.augmentation else f" with {protocol.augmentation}"
-        logger.info("evaluating %s on %s: protocol %s%s", what["method"], network, protocol.name, other)
-        made = comparison.evaluate(make(), comparison.test, network, protocol=protocol, poll=stop.check)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, _EVALUATION.dump_json(made))
-        return made
+    return cache_dir() / "evaluations" / f"{provide.digest(identity)[:32]}.json"

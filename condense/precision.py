@@ -16,19 +16,26 @@ LOW = 0.99
 
 
 def report_precision(condenser: Condenser, problem: Problem) -> float:
-    """Log the cosine of the first change of the images in the run's precision with that in float32, and return it."""
-    network = problem.network
-    exact = Network(
-        network.name, channels=network.channels, size=network.size, classes=network.classes, device=network.device
+    """Log `precision_cosine`, and return it."""
+    cosine = precision_cosine(condenser, problem)
+    words = (
+        f"{problem.network.precision}: the cosine of the first change of the images with that in fp32 is {cosine:.5f}"
     )
-    ours, theirs = (_first_change(condenser, replace(problem, network=used)) for used in (network, exact))
-    cosine = float(F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0))
-    words = f"{network.precision}: the cosine of the first change of the images with that in fp32 is {cosine:.5f}"
     if cosine < LOW:
         logger.warning(f"{words}, below {LOW}: fp32 may give a better set")
     else:
         logger.info(words)
     return cosine
+
+
+def precision_cosine(condenser: Condenser, problem: Problem) -> float:
+    """The cosine of the first change of the images in the run's precision with that in float32."""
+    network = problem.network
+    exact = Network(
+        network.name, channels=network.channels, size=network.size, classes=network.classes, device=network.device
+    )
+    ours, theirs = (_first_change(condenser, replace(problem, network=used)) for used in (network, exact))
+    return float(F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0))
 
 
 def _first_change(condenser: Condenser, problem: Problem) -> Tensor:

@@ -166,7 +166,7 @@ def planned_operations(resolved: Resolved, data: RealData) -> float:
     A pass backward counts as two forward. Augmentation, evaluation and normalisation do not count.
     """
     r, method = resolved.run, resolved.method
-    passes = method.iterations * sum(work.batch * work.passes for work in method.work(data.num_classes, r.ipc))
+    passes = method.iterations * method.passes(data.num_classes, r.ipc)
     if isinstance(method, ExpertConfig):
         plan = method.expert_plan(r.dsa)
         passes += method.num_experts * plan.epochs * len(data.train) * (2 if plan.rho else 1)
@@ -316,23 +316,36 @@ def _train_missing(store: TrajectoryStore, resolved: Resolved, problem: Problem,
 
 def teacher(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[Tensor, Cost]:
     """Parameters [P] of one network trained on the training split, from the cache if they are there; and their cost."""
+    held = held_teacher(resolved, problem)
+    if held is not None:
+        return held
+    assert isinstance(resolved.method, TeacherConfig)
+    plan, meter = resolved.method.teacher_plan(resolved.run.dsa), Meter(problem.device)
+    with progress(plan.epochs, 0, "teacher") as display:
+        *_, theta = _watched(_train(problem, plan, 0, "teacher"), display, 0, stop)
+    cost, file = meter.read(), teacher_file(resolved, problem)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kept = {"theta": theta.cpu(), "cost": torch.tensor([cost.seconds, cost.peak_bytes], dtype=torch.float64)}
+    write_atomic(file, save(kept))
+    return theta.to(problem.device), cost
+
+
+def held_teacher(resolved: Resolved, problem: Problem) -> tuple[Tensor, Cost] | None:
+    """The teacher in the cache and its cost; None if it is not there, damaged, or of a version that kept no cost."""
+    try:
+        held = load(teacher_file(resolved, problem).read_bytes())
+        theta, (seconds, peak_bytes) = held["theta"], held["cost"].tolist()
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return theta.to(problem.device), Cost(seconds, int(peak_bytes))
+
+
+def teacher_file(resolved: Resolved, problem: Problem) -> Path:
+    """Where the run's teacher is or will be."""
     assert isinstance(resolved.method, TeacherConfig)
     plan = resolved.method.teacher_plan(resolved.run.dsa)
     name = digest(_identity(resolved.run, problem, plan) | {"epochs": plan.epochs})[:32]
-    file = cache_dir() / "teachers" / f"{name}.safetensors"
-    try:
-        held = load(file.read_bytes())
-        theta, (seconds, peak_bytes) = held["theta"], held["cost"].tolist()
-        cost = Cost(seconds, int(peak_bytes))
-    except (OSError, SafetensorError, KeyError):  # not there, damaged, or of a version that kept no cost
-        meter = Meter(problem.device)
-        with progress(plan.epochs, 0, "teacher") as display:
-            *_, theta = _watched(_train(problem, plan, 0, "teacher"), display, 0, stop)
-        cost = meter.read()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        held = {"theta": theta.cpu(), "cost": torch.tensor([cost.seconds, cost.peak_bytes], dtype=torch.float64)}
-        write_atomic(file, save(held))
-    return theta.to(problem.device), cost
+    return cache_dir() / "teachers" / f"{name}.safetensors"
 
 
 def _train(problem: Problem, plan: ExpertPlan, index: int, stream: str) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ import pytest
 from condense import api
 from condense.config import Layer, resolve
 from condense.errors import ConfigError
+from condense.methods import METHODS
 from condense.networks.paying import COMPILE_PAYS
 from condense.provide import planned_operations, settle_compile, store_path
 from condense.runs import RunFolder
@@ -45,6 +46,16 @@ def test_operations_are_counted():
         assert len(data.train) == 1295
         assert planned_operations(resolved, data) == pytest.approx(3 * forward * images)
     assert planned_operations(*settled(**LARGE)) > COMPILE_PAYS
+
+
+PASSES = {"dc": 7360, "dsa": 7360, "idc": 2346.88, "dm": 2860 / 3, "idm": 20320 / 3, "ncfm": 12640 / 3}
+PASSES |= {"datadam": 940 / 3, "atom": 940 / 3, "mtt": 8000, "ftd": 8000}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_passes_of_an_iteration(method):
+    """At ipc 10 and 10 classes, worked out by hand: they decide the bits of a run, so they stay."""
+    assert METHODS[method].Config().passes(10, 10) == pytest.approx(PASSES.get(method, 0))
 
 
 def test_without_a_compiler(monkeypatch):

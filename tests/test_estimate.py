@@ -1,23 +1,33 @@
-"""What `check` predicts, against what a run then does: bytes exactly, passes by counting them. No times."""
+"""What `check` predicts, against what a run then does: bytes on disk exactly, units of work by counting. No times."""
 
-from dataclasses import replace
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from condense import api, estimate
+from condense import api, estimate, rehearsal
 from condense.comparison import FULL_DATA
 from condense.config import Layer, resolve
-from condense.estimate import disk, measure, memory, phases
-from condense.evaluation import load_protocol, protocols
+from condense.costs import MAXRSS_UNIT
+from condense.errors import ConfigError
+from condense.estimate import TooLarge, disk, rehearse
+from condense.evaluation import TestSet, load_protocol, protocols
+from condense.experts import TrajectoryStore
+from condense.methods import METHODS
 from condense.networks import Network
-from condense.provide import missing_experts
+from condense.rehearsal import Phase, Rehearsal
 
 
 @pytest.fixture(autouse=True)
 def quick(tmp_path, monkeypatch):
     monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(estimate, "PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(rehearsal, "TRY_SECONDS", 0.0)
     short = replace(load_protocol("quick"), epochs=7, full_data_epochs=2)
     monkeypatch.setattr(protocols, "load_protocols", lambda: {"quick": short})
 
@@ -28,6 +38,19 @@ def prepared(**values):
     given = small | {"baselines": [], "full_data": False} | values
     resolved = resolve([Layer("test", {key: value for key, value in given.items() if value is not None})])
     return api.prepare(resolved)
+
+
+def rehearsed(resolved, problem):
+    """The phases, tried in this process."""
+    return list(Rehearsal(resolved, problem).whole())
+
+
+def units(phases):
+    """Of each name; of an evaluation the updates, and the batches of test images."""
+    found = {}
+    for phase in phases:
+        found.setdefault(phase.name, []).append(phase.units)
+    return found
 
 
 def count_calls(monkeypatch, cls, method):
@@ -42,54 +65,99 @@ def count_calls(monkeypatch, cls, method):
     return calls
 
 
-def passes(resolved, problem):
-    total = {}
-    for phase in phases(resolved, problem):
-        total[phase.name] = total.get(phase.name, 0) + phase.passes
-    return total
+# disk
 
 
 def test_bytes_on_disk_are_those_of_the_run(tmp_path):
     for dtype in ("float32", "bfloat16"):
-        resolved, problem = prepared(buffer=tmp_path / dtype, buffer_dtype=dtype)
-        predicted = disk(resolved, problem)
+        resolved, problem = prepared(buffer=tmp_path / dtype, buffer_dtype=dtype, checkpoint_every=2)
+        state = max(phase.state_bytes for phase in rehearsed(resolved, problem))
+        predicted = disk(resolved, problem, state)
         result = api.run(resolved, tmp_path / f"run-{dtype}")
         assert predicted["buffer"] == (tmp_path / dtype / "trajectories.bin").stat().st_size
         header = 1500  # names and shapes in safetensors, labels, learning rate, preprocessing
         assert 0 < (result.artifact / "data.safetensors").stat().st_size - predicted["artifact"] < header
         saved = [file.stat().st_size for file in (result.run / "checkpoints").iterdir()]
-        assert 0 < sum(saved) / len(saved) - predicted["checkpoints"] / 2 < header
-        assert disk(resolved, problem)["buffer"] == 0  # the experts are there now
+        assert 0 < sum(saved) - predicted["checkpoints"] < 2 * header
+        assert disk(resolved, problem, state)["buffer"] == 0  # the experts are there now
 
 
 def test_a_whitening_matrix_counts():
     without, with_zca = (prepared(zca=zca) for zca in (False, True))
-    assert disk(*with_zca)["artifact"] - disk(*without)["artifact"] == 2 * 4 * 64 * 64
-    assert memory(*with_zca)["data"] - memory(*without)["data"] == 4 * 64 * 1295
-    assert memory(*without)["data"] == 1797 * (64 + 8)  # uint8 images, int64 labels
+    assert disk(*with_zca, 0)["artifact"] - disk(*without, 0)["artifact"] == 2 * 4 * 64 * 64
+
+
+NOT_ITS_OWN = ("num_experts", "max_start_epoch", "expert_epochs", "syn_steps")
+NCFM = {"method": "ncfm", "num_experts": 1, "pretrain_epochs": 1, "batch_real": 8}
+IDM = {"method": "idm", "queue_size": 6, "net_every": 1, "net_batch": 8, "batch_real": 8}
+
+
+@pytest.mark.parametrize("values", [NCFM, IDM], ids=lambda values: values["method"])
+def test_what_a_method_keeps_besides_the_images_counts(values, tmp_path):
+    """A checkpoint of ncfm is mostly its sampling network, one of idm its queue of networks when that is full."""
+    resolved, problem = prepared(**dict.fromkeys(NOT_ITS_OWN) | values)
+    predicted = max(phase.state_bytes for phase in rehearsed(resolved, problem))
+    result = api.run(resolved, tmp_path / "run")
+    largest = max(file.stat().st_size for file in (result.run / "checkpoints").iterdir())
+    assert 0 < largest - predicted < 1500 < predicted / 10
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.Config().iterations])
+def test_a_state_is_no_larger_than_when_it_is_filled(method):
+    """Against the size after some iterations: only a queue of networks grows."""
+    few = {"batch_real": 8, "num_experts": 1, "num_freqs": 32, "queue_size": 6, "net_every": 1, "net_batch": 8}
+    few |= {"net_steps": 1, "inner_loop": 1, "train_images": 8, "batch_train": 8, "syn_steps": 1}
+    config = METHODS[method].Config(**{key: n for key, n in few.items() if key in METHODS[method].Config.model_fields})
+    problem = replace(prepared()[1], experts=rehearsal.NearbyExperts(prepared()[1].network))
+    condenser = METHODS[method](config)
+
+    def size(state):
+        return sum(tensor.nbytes for tensor in state.values())
+
+    filled, state = condenser.init(problem), condenser.init(problem)
+    condenser.fill(filled)
+    for iteration in range(4):
+        condenser.step(state, problem, iteration)
+    assert size(state) == size(filled)
+
+
+# units of work
 
 
 @pytest.mark.parametrize("method, rho", [("mtt", 0.0), ("ftd", 0.01)])
-def test_expert_passes_are_those_of_the_training(method, rho, monkeypatch):
+def test_expert_batches_are_those_of_the_training(method, rho, monkeypatch):
     extra = {"rho": rho} if method == "ftd" else {}
     resolved, problem = prepared(method=method, **extra)
-    predicted = passes(resolved, problem)["experts"]
-    calls = count_calls(monkeypatch, Network, "logits")
+    (predicted,) = units(rehearsed(resolved, problem))["experts"]
+    calls = count_calls(monkeypatch, Network, "gradient")
     api.train_buffer(resolved)
-    assert len(calls) == predicted > 0
-    assert not missing_experts(resolved, problem) and passes(resolved, problem)["experts"] == 0
+    assert len(calls) == predicted * (2 if rho else 1) > 0
+    assert "experts" not in units(rehearsed(resolved, problem))
 
 
-def test_evaluation_passes_are_those_of_the_training(monkeypatch, tmp_path):
+def test_iterations_are_those_of_the_run():
+    assert units(rehearsed(*prepared()))["distillation"] == [1, 4]  # where it starts, and then
+
+
+def test_evaluation_units_are_those_of_the_run(monkeypatch, tmp_path):
     resolved, problem = prepared(eval_repeats=2, baselines=["random"], full_data=True, iterations=0)
-    predicted = passes(resolved, problem)
-    calls = count_calls(monkeypatch, torch.optim.SGD, "step")
+    predicted = units(rehearsed(resolved, problem))
+    updates = count_calls(monkeypatch, torch.optim.SGD, "step")
+    tests = count_calls(monkeypatch, TestSet, "accuracy")  # 359 images: one batch each
     api.run(resolved, tmp_path / "run")
-    tests = 2 * 3 / 3  # two networks, three sets, one batch of test images each, a third of a pass
     names = [f"evaluation of {name}" for name in ("ftd", "random", FULL_DATA)]
-    assert len(calls) == pytest.approx(sum(predicted[name] for name in names) - tests)
-    assert predicted[names[0]] == pytest.approx(2 * 7 + 2 / 3)
-    assert predicted[names[2]] == pytest.approx(2 * 2 * 6 + 2 / 3)  # 1295 images, 256 a batch
+    assert len(updates) == sum(predicted[name][0] for name in names)
+    assert len(tests) == sum(predicted[name][1] for name in names) == 2 * 3
+    assert predicted[names[0]] == [2 * 7, 2]
+    assert predicted[names[2]] == [2 * 2 * 6, 2]  # 1295 images, 256 a batch
+
+
+def test_what_is_in_the_cache_takes_no_time(tmp_path):
+    resolved, problem = prepared(baselines=["random", "herding"], iterations=0)
+    whole = units(rehearsed(resolved, problem))
+    assert whole["teacher"] == [10 * 6] and whole["choice of herding"] == [10]
+    api.run(resolved, tmp_path / "run")
+    assert units(rehearsed(resolved, problem)).keys() == {"distillation", "evaluation of ftd"}
 
 
 @pytest.mark.parametrize("updates", [None, 9])
@@ -100,72 +168,125 @@ def test_the_choice_of_a_learning_rate_counts(updates, monkeypatch, tmp_path):
     )
     monkeypatch.setattr(protocols, "load_protocols", lambda: {"quick": fair})
     values = {"method": "random", "ipc": 2, "network": "mlp", "eval_repeats": 1, "baselines": []}
-    resolved = resolve([Layer("test", values)])
-    resolved, problem = api.prepare(resolved)
-    predicted = passes(resolved, problem)
-    calls = count_calls(monkeypatch, torch.optim.SGD, "step")
+    resolved, problem = api.prepare(resolve([Layer("test", values)]))
+    predicted = units(rehearsed(resolved, problem))
+    calls, tests = count_calls(monkeypatch, torch.optim.SGD, "step"), count_calls(monkeypatch, TestSet, "accuracy")
     api.run(resolved, tmp_path / "run")
     names = ("evaluation of random", f"evaluation of {FULL_DATA}")
-    tests = 2 / 3  # one network, two sets, one batch of test images each, a third of a pass
-    assert len(calls) == pytest.approx(sum(predicted[name] for name in names) - tests)
+    assert len(calls) == sum(predicted[name][0] for name in names)
     assert len(calls) == 3 * (3 + 6 if updates is None else 2 * 9)
+    assert len(tests) == sum(predicted[name][1] for name in names) == 2 * 3
 
 
-def test_phases_of_the_distillation():
-    def distillation(**values):
-        (phase,) = (phase for phase in phases(*prepared(**values)) if phase.name == "distillation")
-        return phase.passes, phase.batch, phase.vectors, phase.graphs
-
-    assert distillation() == (4 * 3 * 4, 20, 5, 4)
-    assert distillation(batch_syn=7) == (48, 7, 5, 4)
-    assert distillation(batch_syn=70) == (48, 20, 5, 4)
-    assert distillation(syn_steps=30) == (480, 20, 32, 4)
-    assert distillation(syn_steps=30, unroll="graph") == (480, 20, 90, 120)
+def test_accuracies_in_the_log_count(monkeypatch, tmp_path):
+    resolved, problem = prepared(eval_every=2)
+    predicted = units(rehearsed(resolved, problem))
+    calls = count_calls(monkeypatch, torch.optim.SGD, "step")
+    api.run(resolved, tmp_path / "run")
+    assert predicted["validation"] == [2 * 7, 2]
+    assert len(calls) == predicted["validation"][0] + predicted["evaluation of ftd"][0]
 
 
 def test_a_teacher_is_trained_once_for_all_that_need_it():
-    resolved, problem = prepared(baselines=["random", "kmeans", "herding"])
-    assert passes(resolved, problem)["teacher"] == 10 * 6
-    assert "teacher" not in passes(*prepared(baselines=["random"]))
+    assert units(rehearsed(*prepared(baselines=["random", "kmeans", "herding"])))["teacher"] == [10 * 6]
+    assert "teacher" not in units(rehearsed(*prepared(baselines=["random"])))
 
 
-def test_the_buffer_is_in_the_memory_of_an_accelerator_alone():
+def test_experts_that_are_there_are_taken(monkeypatch):
     resolved, problem = prepared()
-    assert memory(resolved, problem)["buffer"] == 0
-    elsewhere = replace(problem, data=problem.data.to(torch.device("meta")))  # stands for one
-    assert memory(resolved, elsewhere)["buffer"] == disk(resolved, problem)["buffer"] > 0
+    api.train_buffer(resolved)
+    calls = count_calls(monkeypatch, TrajectoryStore, "snapshot")
+    rehearsed(resolved, problem)
+    assert len(calls) == 2 * 2  # two iterations, from one snapshot to another
 
 
-def test_measured_bytes_are_the_activations_of_the_network():
-    network = Network("mlp", channels=1, size=8, classes=10)
-    per_image = 4 * (64 + 2 * 128 + 10)  # input, two hidden layers, logits: each kept once at least
-    small, large, largest = (measure(network, batch) for batch in (16, 64, 640))
-    assert 16 * per_image <= small.bytes <= 2 * 16 * per_image
-    assert 3.9 < large.bytes / small.bytes <= 4
-    assert largest.bytes == 10 * large.bytes and largest.seconds > 0
+# the rehearsal in a process of its own
 
 
-def test_the_estimate_adds_up():
-    resolved, problem = prepared(baselines=["random"])
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_rehearsal_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    resolved, problem = prepared(baselines=["herding"])
+    before = contents(tmp_path)
     found = estimate.estimate(resolved, problem)
-    assert list(found.seconds) == ["experts", "distillation", "evaluation of ftd", "evaluation of random"]
-    assert all(seconds > 0 for seconds in found.seconds.values())
-    assert found.disk == disk(resolved, problem)
-    assert {**found.memory, "work": 0} == memory(resolved, problem) | {"work": 0}
-    vectors = 4 * problem.network.num_parameters
-    cost = measure(problem.network, 256).bytes  # experts: the largest batch of all phases
-    assert found.memory["work"] == max(4 * vectors + cost, 5 * vectors + 4 * measure(problem.network, 20).bytes)
+    assert contents(tmp_path) == before
+    names = ["experts", "distillation", "evaluation of ftd", "teacher", "choice of herding", "evaluation of herding"]
+    assert list(found.seconds) == list(found.peaks) == names
+    assert all(seconds > 0 for seconds in found.seconds.values()) and found.compiling == 0
+    assert list(found.peaks.values()) == sorted(found.peaks.values())
+    assert found.peaks["experts"] > 1e8  # torch alone is larger
+    assert found.disk["checkpoints"] > 0
 
 
-def test_what_a_method_keeps_besides_the_images_counts(tmp_path):
-    """A checkpoint of ncfm is mostly its sampling network, one of idm its queue of networks."""
-    few = {"num_experts": 1, "pretrain_epochs": 1, "batch_real": 8}
-    for values in ({"method": "ncfm", **few}, {"method": "idm", "queue_size": 4, "net_batch": 8, "batch_real": 8}):
-        unset = dict.fromkeys(("max_start_epoch", "expert_epochs", "syn_steps"))
-        unset |= {} if values["method"] == "ncfm" else {"num_experts": None}
-        resolved, problem = prepared(**unset | values)
-        result = api.run(resolved, tmp_path / str(values["method"]))
-        saved = [file.stat().st_size for file in (result.run / "checkpoints").iterdir()]
-        images = 4 * 20 * 64  # bytes; the prediction has them three times, whatever the method
-        missing = disk(resolved, problem)["checkpoints"] / 2 - sum(saved) / len(saved)
-        assert -1500 < missing <= images < 4 * resolved.method.state_numbers(problem.network)
+def test_the_peak_is_that_of_the_run(tmp_path):
+    values = {"method": "dm", "ipc": 2, "network": "convnet:width=64", "iterations": 4, "batch_real": 120}
+    values |= {"recipe": "none", "eval_repeats": 1}
+    config = tmp_path / "config.toml"
+    config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()) + "baselines = []\n")
+    command = [sys.executable, "-m", "condense", "run", "--config", config, "--set", "full_data=false", "--out", "run"]
+    with (tmp_path / "log").open("w") as log:
+        child = subprocess.Popen(command, cwd=tmp_path, stderr=log)
+        _, status, usage = os.wait4(child.pid, 0)
+    assert status == 0
+    phases = rehearse(resolve([Layer("test", values | {"baselines": [], "full_data": False, "compile": "off"})]))
+    assert phases[-1].peak_bytes == pytest.approx(usage.ru_maxrss * MAXRSS_UNIT, rel=0.15)
+
+
+DONE = {"phase": asdict(Phase("experts", 3, 0.1, 0.0, 2_500_000_000))}
+
+
+def child(monkeypatch, code, *lines):
+    """What stands in for the rehearsal: it prints the lines, then runs the code."""
+    said = "".join(f"print({json.dumps(line)!r}, flush=True)\n" for line in lines)
+    monkeypatch.setattr(estimate, "REHEARSAL", (sys.executable, "-c", f"import os, sys, time\n{said}{code}"))
+
+
+def test_a_killed_rehearsal_is_a_run_that_is_too_large(monkeypatch):
+    child(monkeypatch, "os.kill(os.getpid(), 9)", DONE)
+    words = (
+        "memory is not enough for this run: its rehearsal was killed by SIGKILL, .* after experts, which took 2.5 GB"
+    )
+    with pytest.raises(TooLarge, match=words):
+        rehearse(prepared()[0])
+
+
+def test_so_is_one_whose_tensors_do_not_fit(monkeypatch):
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**55)
+    assert rehearsal.is_out_of_memory(error.value) and not rehearsal.is_out_of_memory(RuntimeError("a bug"))
+    child(monkeypatch, "", DONE, {"out_of_memory": str(error.value).splitlines()[0]})
+    with pytest.raises(TooLarge, match=r"allocate memory.* after experts"):
+        rehearse(prepared()[0])
+
+
+def test_a_bug_is_no_lack_of_memory(monkeypatch, capfd):
+    child(monkeypatch, "raise KeyError('a bug')", DONE)
+    with pytest.raises(RuntimeError, match="ended with exit code 1"):
+        rehearse(prepared()[0])
+    assert "KeyError: 'a bug'" in capfd.readouterr().err
+
+
+def test_what_only_the_method_can_tell_is_found():
+    resolved, _ = prepared(method="datadam", network="mlp", **dict.fromkeys(NOT_ITS_OWN))
+    with pytest.raises(ConfigError, match="'mlp' has 0 feature maps"):
+        rehearse(resolved)
+
+
+def test_a_ctrl_c_ends_the_rehearsal_too(monkeypatch):
+    child(monkeypatch, "print('{\"x\": 0}', flush=True); time.sleep(100)")
+    started = []
+    original = subprocess.Popen
+
+    def popen(*arguments, **options):
+        started.append(original(*arguments, **options))
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    resolved, _ = prepared()
+    with pytest.raises(KeyboardInterrupt):
+        rehearse(resolved)
+    assert started[0].returncode == -signal.SIGKILL

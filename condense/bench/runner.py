@@ -1,6 +1,5 @@
 """Running the cells of a bench, each in a process of its own, so many at a time."""
 
-import ctypes
 import logging
 import os
 import shlex
@@ -8,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +18,7 @@ from condense.config import Resolved, read_resolved
 from condense.errors import ConfigError, RunError
 from condense.files import write_atomic
 from condense.locks import lock
+from condense.processes import how_it_ended, tied_to_this_process
 from condense.runs import StopFlag, read_config, stop_signals
 from condense.runs.config_file import to_toml
 from condense.runs.progress import duration
@@ -31,7 +30,6 @@ POLL = 0.1
 LAST_WORDS, WORD_LENGTH = 5, 300
 """Lines of a failed cell's log that are kept, and their characters."""
 MENTIONED = 3
-PR_SET_PDEATHSIG = 1
 
 
 def run_bench(grid_path: Path, out: Path, jobs: int = 1) -> list[str]:
@@ -173,7 +171,7 @@ class _Queue:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 process_group=0,  # a Ctrl-C reaches the bench alone, which passes it on
-                preexec_fn=_tied_to_this_process(),
+                preexec_fn=tied_to_this_process(),
             )
         return _Child(cell, process, time.monotonic(), start)
 
@@ -231,24 +229,6 @@ def _free(run: Path) -> bool:
 
 def _last_words(log: Path, start: int, code: int) -> str:
     """How a process ended, and the last lines that it wrote from byte `start` of its log on."""
-    end = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     written = log.read_bytes()[start:].decode(errors="replace")
     lines = [line for line in written.splitlines() if line.strip()]
-    return "\n".join([end, *(line[:WORD_LENGTH] for line in lines[-LAST_WORDS:])])
-
-
-def _tied_to_this_process() -> Callable[[], None] | None:
-    """For the child, before it starts: SIGTERM when this process is gone, so that it saves what it has and ends.
-
-    Linux only. Elsewhere the children of a killed bench finish their cells, and the next bench waits for them.
-    """
-    if sys.platform != "linux":
-        return None
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
-
-    def tie() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # gone before it was asked for
-            os._exit(1)
-
-    return tie
+    return "\n".join([how_it_ended(code), *(line[:WORD_LENGTH] for line in lines[-LAST_WORDS:])])

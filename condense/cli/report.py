@@ -239,11 +239,12 @@ def check_rows(resolved: Resolved, problem: Problem, estimate: Estimate) -> list
         ("data", f"{counts}, {form} ({data.source})"),
         ("network", f"{problem.network.name}, {problem.network.num_parameters} parameters"),
         ("compile", f"{r.compile} ({resolved.origins['compile']})"),
-        ("", "estimates from one timed pass of each network; nothing was trained"),
+        ("", "estimates from a rehearsal of the run; nothing was trained"),
         ("disk", _sum(estimate.disk)),
-        ("memory", f"{_sum(estimate.memory)}, besides the program itself"),
+        ("memory", f"about {size(max(estimate.peaks.values()))} at most"),
         ("time", f"about {_duration(sum(estimate.seconds.values()))}"),
-        *((f"  {name}", _duration(seconds)) for name, seconds in estimate.seconds.items()),
+        *((f"  {name}", f"{_duration(s)}, {size(estimate.peaks[name])}") for name, s in estimate.seconds.items()),
+        *([("  compiling", f"{_duration(estimate.compiling)}, done now")] if estimate.compiling else []),
     ]
 
 

@@ -363,7 +363,7 @@ def show(flags: RunFlags = NO_FLAGS, *, as_json: AsJson = False) -> None:
 
 @app.command
 def check(flags: RunFlags = NO_FLAGS) -> None:
-    """Find every mistake in a run's configuration and data, and estimate its memory, disk and time. Trains nothing."""
+    """Find every mistake in a run's configuration and data, and rehearse it, to estimate its memory, disk and time."""
     from condense import api
     from condense.cli import report
     from condense.estimate import estimate
@@ -371,6 +371,15 @@ def check(flags: RunFlags = NO_FLAGS) -> None:
     resolved = flags.resolve()
     resolved, problem = api.prepare(resolved)
     print(report.columns(report.check_rows(resolved, problem, estimate(resolved, problem))))
+
+
+@app.command(show=False)
+def rehearse() -> None:
+    """Try each phase of the run that stdin describes. `check` starts this; the process is as that of `run`."""
+    from condense import api, rehearsal  # noqa: F401
+    from condense.cli import report  # noqa: F401
+
+    rehearsal.main()
 
 
 @app.command

@@ -3,12 +3,13 @@
 from condense.evaluation.datasets import AnyDataset, as_test_set, as_training_set
 from condense.evaluation.fresh import NetworkLike, fresh_networks
 from condense.evaluation.protocols import Augmentation, Protocol, load_protocol, load_protocols
-from condense.evaluation.sets import TestSet, TrainingSet
+from condense.evaluation.sets import TEST_BATCH, TestSet, TrainingSet
 from condense.evaluation.statistics import paired_difference, percent, summary
 from condense.evaluation.train import NO_VALIDATION, Evaluation, Pilot, evaluate, train_network
 
 __all__ = [
     "NO_VALIDATION",
+    "TEST_BATCH",
     "AnyDataset",
     "Augmentation",
     "Evaluation",

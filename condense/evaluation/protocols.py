@@ -90,6 +90,10 @@ class Protocol:
         """The protocol for a whole real training set: other epochs, or the same updates."""
         return self if self.updates else replace(self, epochs=self.full_data_epochs)
 
+    def at_first_rate(self) -> "Protocol":
+        """The protocol at its first learning rate, without a choice."""
+        return replace(self, lr=self.lr or self.lrs[0], lrs=(), learned_lr=False)
+
     def _per_epoch(self, n: int) -> int:
         return math.ceil(n / self.batch)
 

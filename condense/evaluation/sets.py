@@ -10,6 +10,8 @@ from torch import Tensor
 
 from condense.errors import DataError
 
+TEST_BATCH = 512
+"""Images that go through a network at a time when it is tested."""
 Preprocess = Callable[[Tensor], Tensor]
 
 
@@ -104,7 +106,7 @@ class TestSet(_Images):
         if self.labels.ndim != 1:
             raise DataError(f"{what}: labels must be int64 [n], not soft.")
 
-    def accuracy(self, predict: Callable[[Tensor], Tensor], batch: int = 512) -> float:
+    def accuracy(self, predict: Callable[[Tensor], Tensor], batch: int = TEST_BATCH) -> float:
         """Share in [0, 1] of the images whose largest logit in `predict(x)` [b, classes] is that of their label."""
         hits = torch.zeros((), dtype=torch.int64, device=self.labels.device)
         with torch.inference_mode():

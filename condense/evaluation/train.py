@@ -76,9 +76,12 @@ def train_network(
     mix: Mix | None = None,
     compiled: CompiledNetwork | None = None,
     stream: str = "evaluation",
+    updates: int | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Train `model` in place by the protocol. `compiled` is the same network, to take the gradients with.
+
+    It ends after so many `updates`, if they are given. `poll` is called after each, and may raise to stop.
 
     The order of epoch e and the draws of step i have addresses of (seed, stream, index, e) and (seed, stream, index, i)
     alone. Batch norm has no variance over one image: for networks that have it a last batch of one image is left out.
@@ -91,7 +94,7 @@ def train_network(
         if n == 1:
             raise DataError("a network with batch norm cannot be trained on a single image.")
         n -= 1
-    steps, decays = protocol.steps(n), protocol.decay_steps(n)
+    steps, decays = protocol.steps(n) if updates is None else updates, protocol.decay_steps(n)
     while step < steps:
         order = torch.randperm(len(training), generator=generator(seed, f"{stream}.order.{index}", epoch))
         for batch in torch.split(order[:n].to(training.images.device), protocol.batch)[: steps - step]:
@@ -111,8 +114,8 @@ def train_network(
                 loss = F.cross_entropy(logits, labels)
             optimizer.step()
             step += 1
+            poll()
         epoch += 1
-        poll()
     if compiled is not None:
         vector_to_parameters(theta.detach(), model.parameters())
     return Trained(loss.detach(), step)
@@ -137,6 +140,7 @@ def evaluate(
     device: torch.device,
     validation: TestSet | None = None,
     n: int | None = None,
+    updates: int | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Train `n` fresh networks (default: the protocol's number) on `training`; read `test` once for each, at the end.
@@ -148,7 +152,8 @@ def evaluate(
 
     Initial weights, order and augmentation of network k depend on (seed, k) and the sizes alone: neither on the set,
     nor on n, nor on the pilots, whose draws have addresses of their own. The global random state is left as it was.
-    `poll` is called after every epoch, and may raise to stop.
+    `updates` of each network, where they are not to be those of the protocol: to see what they take. `poll` is called
+    after every update, and may raise to stop.
 
     Raises ConfigError for an unknown or wrong network, n < 1, or no validation images where they are needed; DataError
     for images, labels or a learned learning rate that do not fit. Both before any training.
@@ -184,6 +189,7 @@ def evaluate(
                 mix=mix,
                 compiled=compiled,
                 stream=stream,
+                updates=updates,
                 poll=poll,
             )
         return model.eval(), done
@@ -195,9 +201,9 @@ def evaluate(
         judge = judge.to(device)
         pilots = [Pilot(rate, judge.accuracy(trained("evaluation.pilot", 0, rate)[0])) for rate in (lr, *others)]
         lr = max(pilots, key=lambda pilot: pilot.accuracy).lr  # of equals the first, which is the lowest
-    values, diverged, updates = [], 0, None
+    values, diverged, made = [], 0, None
     for k in range(n):
-        model, (loss, updates) = trained("evaluation", k, lr)
+        model, (loss, made) = trained("evaluation", k, lr)
         diverged += not bool(loss.isfinite())
         values.append(test.accuracy(model))
     mean, ci95 = summary(values)
@@ -214,7 +220,7 @@ def evaluate(
         diverged=diverged,
         seed=seed,
         seconds=time.perf_counter() - start,
-        updates=updates,
+        updates=made,
         pilots=tuple(pilots),
         compiled=compiled is not None,
     )

@@ -26,7 +26,7 @@ from condense.methods.base import (
     Need,
     Problem,
     TeacherConfig,
-    Work,
+    Trajectories,
     get_method,
     list_methods,
 )
@@ -40,7 +40,7 @@ __all__ = [
     "Need",
     "Problem",
     "TeacherConfig",
-    "Work",
+    "Trajectories",
     "atom",
     "datadam",
     "dc",

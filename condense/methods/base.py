@@ -18,7 +18,7 @@ from condense import rng
 from condense.augment import DSA
 from condense.data import Inputs, Preprocessing, RealData
 from condense.errors import ConfigError, NumericsError, unknown
-from condense.experts import ExpertPlan, TrajectoryStore
+from condense.experts import ExpertPlan
 from condense.files import AbsolutePath
 from condense.networks import Network
 from condense.synthetic import DistilledSet, State, class_members, sample_per_class
@@ -41,31 +41,22 @@ class MethodConfig(BaseModel):
 
     iterations: int = Field(0, ge=0, description="updates of the synthetic set")
 
-    def work(self, classes: int, ipc: int) -> Sequence["Work"]:  # noqa: ARG002
-        """What one iteration computes, for estimates of time and memory."""
-        return ()
+    def passes(self, classes: int, ipc: int) -> float:  # noqa: ARG002
+        """Images that pass through the network, forward and backward, in one iteration; forward alone is a third."""
+        return 0
 
     @property
     def cells(self) -> int:
         """Images to train on in each stored one."""
         return 1
 
-    def state_numbers(self, network: Network) -> int:  # noqa: ARG002
-        """Numbers that the state holds besides the images."""
-        return 0
 
+class Trajectories(Protocol):
+    """Of experts, as a `TrajectoryStore` holds them."""
 
-@dataclass(frozen=True)
-class Work:
-    """So many passes, forward and backward, of the network over batches of `batch` images.
-
-    `vectors` parameter vectors and the graphs of `graphs` passes are held in memory at a time.
-    """
-
-    batch: int
-    passes: float
-    vectors: int = 4
-    graphs: float = 1
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        """theta [P] of an expert after `epoch` epochs, as memory of its own."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,7 @@ class Problem:
     augmentation: DSA
     ipc: int
     seed: int
-    experts: TrajectoryStore | None = None
+    experts: Trajectories | None = None
     teacher: Tensor | None = None
 
     @property
@@ -124,6 +115,10 @@ class Condenser(Protocol):
 
     def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
         """One update of `state`, in place. Raises NumericsError, before anything has changed, if it is not finite."""
+        ...
+
+    def fill(self, state: State) -> None:
+        """Make a state as large as any that the method comes to, in place: for rehearsals of what memory it takes."""
         ...
 
     def distilled(self, state: State) -> DistilledSet:

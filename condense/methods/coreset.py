@@ -44,6 +44,9 @@ class Coreset:
         """Nothing is learned: these methods run for 0 iterations."""
         raise AssertionError("a coreset has no iterations")
 
+    def fill(self, state: State) -> None:
+        """Nothing to do: a state keeps its size."""
+
     def distilled(self, state: State) -> DistilledSet:
         return DistilledSet(state["images"], state["labels"])
 

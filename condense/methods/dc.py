@@ -18,9 +18,8 @@ from pydantic import Field
 from torch import Tensor
 
 from condense.augment import DSA, in_turn
-from condense.methods.base import MethodConfig, Need, Problem, Work, register
+from condense.methods.base import MethodConfig, Need, Problem, register
 from condense.methods.gradient import GradientConfig, GradientMatching, train_step
-from condense.networks import Network
 from condense.objectives import cosine_distance, row_distance, squared_distance
 from condense.synthetic import Initial, State
 
@@ -51,14 +50,12 @@ class DCConfig(GradientConfig):
         outer, inner = loops(ipc)
         return self.outer_loop or outer, inner if self.inner_loop is None else self.inner_loop
 
-    def state_numbers(self, network: Network) -> int:
-        return network.num_parameters
-
-    def work(self, classes: int, ipc: int) -> Sequence[Work]:
+    def passes(self, classes: int, ipc: int) -> float:
+        """Matching, and the training of the network between two updates."""
         outer, inner = self.loops(ipc)
         n = classes * ipc * self.views
-        training = Work(min(self.batch_train, n), -(-n // self.batch_train) * inner * (outer - 1) / outer)
-        return (*super().work(classes, ipc), training)
+        steps = -(-n // self.batch_train) * inner * (outer - 1) / outer
+        return super().passes(classes, ipc) + min(self.batch_train, n) * steps
 
 
 C = TypeVar("C", bound=DCConfig)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from condense.experts import sgd_step
-from condense.methods.base import Problem, Work
+from condense.methods.base import Problem
 from condense.methods.matching import ClassBatch, Matching, MatchingConfig
 from condense.networks import Network
 
@@ -26,13 +26,9 @@ Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 class GradientConfig(MatchingConfig):
     """Keys of every gradient-matching method."""
 
-    def work(self, classes: int, ipc: int) -> Sequence[Work]:
+    def passes(self, classes: int, ipc: int) -> float:
         """One pass of the real images; a pass of the synthetic ones, two forward and one backward of twice the size."""
-        together = min(self.class_batch or classes, classes)
-        return (
-            Work(self.batch_real, classes),
-            Work(self.synthetic_per_class(ipc), 3 * classes, vectors=4 + 3 * together, graphs=2),
-        )
+        return classes * (self.batch_real + 3 * self.synthetic_per_class(ipc))
 
 
 C = TypeVar("C", bound=GradientConfig)

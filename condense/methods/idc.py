@@ -21,10 +21,9 @@ from torch import Tensor
 
 from condense.augment import DSA, composed, cutmix, in_turn, without_cutout
 from condense.errors import ConfigError
-from condense.methods.base import MethodConfig, Need, Problem, Work, register
+from condense.methods.base import MethodConfig, Need, Problem, register
 from condense.methods.gradient import GradientConfig, GradientMatching, train_step
 from condense.methods.matching import Strategy
-from condense.networks import Network
 from condense.objectives import absolute_distance, convolutions, squared_distance
 from condense.synthetic import State, clamp_to_pixels
 
@@ -59,12 +58,10 @@ class IDCConfig(GradientConfig):
         """Steps of the network between two updates of the images."""
         return -(-self.train_images // self.batch_train)
 
-    def state_numbers(self, network: Network) -> int:
-        return 2 * network.num_parameters
-
-    def work(self, classes: int, ipc: int) -> Sequence[Work]:
+    def passes(self, classes: int, ipc: int) -> float:
+        """Matching, and the training of the network between two updates."""
         steps = self.train_steps * (self.inner_loop - 1) / self.inner_loop
-        return (*super().work(classes, ipc), Work(self.batch_train, steps))
+        return super().passes(classes, ipc) + self.batch_train * steps
 
 
 @register

@@ -10,7 +10,6 @@ of all ages. One iteration, for a network theta of the queue with embedding f an
     every `net_every` iterations a random network is appended, and the oldest may drop out
 """
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -19,9 +18,8 @@ from torch import Tensor
 
 from condense.errors import NumericsError
 from condense.experts import sgd_step
-from condense.methods.base import MethodConfig, Need, Problem, Work, register
+from condense.methods.base import MethodConfig, Need, Problem, register
 from condense.methods.matching import ClassBatch, Matching, MatchingConfig
-from condense.networks import Network
 from condense.objectives import mean_distance
 from condense.synthetic import State
 
@@ -45,14 +43,10 @@ class IDMConfig(MatchingConfig):
     momentum_net: float = Field(0.9, ge=0, lt=1, description="momentum of the networks")
     weight_decay_net: float = Field(5e-4, ge=0, description="weight decay of the networks")
 
-    def state_numbers(self, network: Network) -> int:
-        return 2 * self.queue_size * network.num_parameters
-
-    def work(self, classes: int, ipc: int) -> Sequence[Work]:
+    def passes(self, classes: int, ipc: int) -> float:
         """Matching, with a second pass of the synthetic images for the logits; and training."""
-        real, synthetic = super().work(classes, ipc)
-        training = Work(self.net_batch, self.train_nets * self.net_steps)
-        return (real, Work(synthetic.batch, 2 * synthetic.passes, graphs=2), training)
+        again = classes * self.synthetic_per_class(ipc)
+        return super().passes(classes, ipc) + again + self.net_batch * self.train_nets * self.net_steps
 
 
 @register
@@ -106,6 +100,11 @@ class IDM(Matching[IDMConfig]):
         number, since = divmod(iteration + 1, self.config.net_every)
         if since == 0:
             self.append(state, self.new_network(problem, FIRST - 1 + number))
+
+    def fill(self, state: State) -> None:
+        """A full queue."""
+        while len(state["nets"]) < self.config.queue_size:
+            self.append(state, state["nets"][-1])
 
     def append(self, state: State, theta: Tensor) -> None:
         """A network at the end of the queue; the oldest one drops out of a full queue."""

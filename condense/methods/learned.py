@@ -91,6 +91,9 @@ class Learned(Generic[C]):
         """The step itself. By default of SGD with momentum."""
         sgd_(state, "images", gradient, lr=self.config.lr_img, momentum=self.config.momentum_img)
 
+    def fill(self, state: State) -> None:
+        """Nothing to do: a state keeps its size."""
+
     def distilled(self, state: State) -> DistilledSet:
         images = state["ema"] if self.config.ema_decay else state["images"]
         return DistilledSet(images, state["labels"], factor=self.config.factor)

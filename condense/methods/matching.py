@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from condense.augment import DSA, apply_groups
-from condense.methods.base import Metrics, Problem, Work, check_finite
+from condense.methods.base import Metrics, Problem, check_finite
 from condense.methods.learned import Learned, LearnedConfig
 from condense.synthetic import State, sample_per_class
 
@@ -46,14 +46,9 @@ class MatchingConfig(LearnedConfig):
         """Synthetic images of a class in an iteration."""
         return min(ipc * self.views, self.batch_syn_max or ipc * self.views)
 
-    def work(self, classes: int, ipc: int) -> Sequence[Work]:
+    def passes(self, classes: int, ipc: int) -> float:
         """The real images forward, the synthetic ones forward and backward."""
-        together = min(self.class_batch or classes, classes)
-        chunks = classes / together
-        return (
-            Work(together * self.batch_real, chunks / 3, graphs=0.5),  # without a graph, but two maps at a time
-            Work(together * self.synthetic_per_class(ipc), chunks),
-        )
+        return classes * (self.batch_real / 3 + self.synthetic_per_class(ipc))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ The derivative is exact, through all N steps.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Literal, TypeVar
@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from condense.experts import ExpertPlan
-from condense.methods.base import ExpertConfig, MethodConfig, Metrics, Need, Problem, Work, check_finite, register
+from condense.methods.base import ExpertConfig, MethodConfig, Metrics, Need, Problem, check_finite, register
 from condense.methods.learned import Learned, LearnedConfig
 from condense.objectives import normalised_distance
 from condense.synthetic import DistilledSet, State, sgd_
@@ -55,10 +55,10 @@ class MTTConfig(LearnedConfig, ExpertConfig):
             dsa=dsa,
         )
 
-    def work(self, classes: int, ipc: int) -> Sequence[Work]:
-        n, steps = classes * ipc, self.syn_steps
-        vectors, graphs = (steps + 2, 4) if self.unroll == "adjoint" else (3 * steps, 4 * steps)
-        return (Work(min(self.batch_syn or n, n) * self.views, 4 * steps, vectors, graphs),)
+    def passes(self, classes: int, ipc: int) -> float:
+        """A pass of each inner batch, and one forward and backward of three times the size on the way back."""
+        n = classes * ipc
+        return 4 * self.syn_steps * min(self.batch_syn or n, n) * self.views
 
 
 M = TypeVar("M", bound=MTTConfig)

@@ -24,9 +24,8 @@ from torch.nn import functional as F
 
 from condense.augment import DSA, composed, without_cutout
 from condense.experts import ExpertPlan
-from condense.methods.base import ExpertConfig, MethodConfig, Metrics, Need, Problem, Work, check_finite, register
+from condense.methods.base import ExpertConfig, MethodConfig, Metrics, Need, Problem, check_finite, register
 from condense.methods.matching import ClassBatch, Matching, MatchingConfig, Strategy
-from condense.networks import Network
 from condense.objectives import characteristic_distance
 from condense.synthetic import State, adam_, clamp_to_pixels, sgd_
 
@@ -75,15 +74,10 @@ class NCFMConfig(MatchingConfig, ExpertConfig):
             cutmix=0.5,
         )
 
-    def state_numbers(self, network: Network) -> int:
-        """psi and its momentum; Adam's squares are as many as the images, and are not counted."""
-        return 2 * 3 * (network.embedding_size + 2) * network.embedding_size if self.sampling_net else 0
-
-    def work(self, classes: int, ipc: int) -> Sequence[Work]:
-        """The synthetic images go through two networks."""
-        real, synthetic = super().work(classes, ipc)
-        networks = 2 if self.calib_weight else 1
-        return real, Work(synthetic.batch, networks * synthetic.passes, graphs=networks)
+    def passes(self, classes: int, ipc: int) -> float:
+        """Matching, with the synthetic images in a second network for the logits."""
+        again = classes * self.synthetic_per_class(ipc) if self.calib_weight else 0
+        return super().passes(classes, ipc) + again
 
 
 @register

@@ -1,0 +1,31 @@
+"""Child processes: that they end with this one, and how they ended."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+PR_SET_PDEATHSIG = 1
+
+
+def tied_to_this_process() -> Callable[[], None] | None:
+    """For the child, before it starts: SIGTERM when this process is gone, so that it saves what it has and ends.
+
+    Linux only. Elsewhere the children of a killed process finish what they are at.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def tie() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # gone before it was asked for
+            os._exit(1)
+
+    return tie
+
+
+def how_it_ended(code: int) -> str:
+    """The return code of a process in words."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
