@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from condense import api, estimate, rehearsal
+from condense import api, comparison, estimate, evaluation, rehearsal
 from condense.comparison import FULL_DATA
 from condense.config import Layer, resolve
 from condense.costs import MAXRSS_UNIT
@@ -20,7 +20,7 @@ from condense.estimate import TooLarge, disk, rehearse
 from condense.evaluation import TestSet, load_protocol, protocols
 from condense.experts import TrajectoryStore
 from condense.methods import METHODS
-from condense.networks import Network
+from condense.networks import Network, paying, program
 from condense.rehearsal import Phase, Rehearsal
 
 
@@ -185,6 +185,25 @@ def test_accuracies_in_the_log_count(monkeypatch, tmp_path):
     api.run(resolved, tmp_path / "run")
     assert predicted["validation"] == [2 * 7, 2]
     assert len(calls) == predicted["validation"][0] + predicted["evaluation of ftd"][0]
+
+
+def test_an_evaluation_is_rehearsed_compiled_where_the_run_compiles_it(monkeypatch):
+    """Though it is rehearsed with fewer updates than would pay for that."""
+    monkeypatch.setattr(program.torch, "compile", lambda graph, **_: graph)
+    resolved, problem = prepared(eval_repeats=None, network="mlp")
+    work = 5 * 7 * 20 * paying.operations("mlp", channels=1, size=8, classes=10)  # networks, epochs, images
+    evaluations, original = [], evaluation.evaluate
+
+    def evaluate(*arguments, **options):
+        evaluations.append(original(*arguments, **options))
+        return evaluations[-1]
+
+    monkeypatch.setattr(comparison, "evaluate", evaluate)
+    for needed, compiled in ((work, True), (work + 1, False)):
+        monkeypatch.setattr(paying, "COMPILE_PAYS", needed)
+        phases = [phase for phase in rehearsed(resolved, problem) if phase.name == "evaluation of ftd"]
+        assert evaluations[-1].compiled == compiled == any(phase.compiling for phase in phases)
+        assert evaluations[-1].updates == rehearsal.UPDATES
 
 
 def test_a_teacher_is_trained_once_for_all_that_need_it():
