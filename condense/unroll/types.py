@@ -12,6 +12,7 @@ and the outer loss is a function of theta_N.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from condense.networks import InnerLoss
@@ -58,6 +59,17 @@ class Unrolled:
     images: Tensor
     labels: Tensor | None
     lr: Tensor
+
+
+def average(found: Sequence[Unrolled]) -> Unrolled:
+    """The mean loss of several runs on one set, and its derivatives."""
+    labels = [each.labels for each in found if each.labels is not None]
+    return Unrolled(
+        torch.stack([each.loss for each in found]).mean(0),
+        torch.stack([each.images for each in found]).mean(0),
+        torch.stack(labels).mean(0) if labels else None,
+        torch.stack([each.lr for each in found]).mean(0),
+    )
 
 
 Engine = Callable[[InnerRun], Unrolled]
