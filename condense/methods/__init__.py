@@ -3,6 +3,7 @@
 from condense.methods import (
     atom,
     datadam,
+    datm,
     dc,
     dm,
     dsa,
@@ -16,6 +17,7 @@ from condense.methods import (
     ncfm,
     random,
     random_soft,
+    tesla,
 )
 from condense.methods.base import (
     METHODS,
@@ -43,6 +45,7 @@ __all__ = [
     "Work",
     "atom",
     "datadam",
+    "datm",
     "dc",
     "dm",
     "dsa",
@@ -58,4 +61,5 @@ __all__ = [
     "ncfm",
     "random",
     "random_soft",
+    "tesla",
 ]

@@ -45,12 +45,19 @@ class MTTConfig(LearnedConfig, ExpertConfig):
     lr_teacher: float = Field(0.01, ge=1e-6, le=1e3, description="the inner learning rate at the start")
     batch_syn: int | None = Field(None, ge=1, description="stored images in an inner step; none: the whole set")
     experts_per_step: int = Field(1, ge=1, description="expert segments that an update of the set averages over")
-    unroll: Literal["adjoint", "graph", "higher"] = Field("adjoint", description="how the inner run is differentiated")
+    unroll: Literal["adjoint", "graph", "higher", "tesla"] = Field(
+        "adjoint", description="how the inner run is differentiated; tesla is an approximation"
+    )
+
+    @property
+    def last_target(self) -> int:
+        """The last epoch that can be a target: T - 1 + M."""
+        return self.max_start_epoch - 1 + self.expert_epochs
 
     def expert_plan(self, dsa: str) -> ExpertPlan:
-        """Plain SGD, stopped at the last epoch that can be a target: T - 1 + M."""
+        """Plain SGD, stopped at the last epoch that can be a target."""
         return ExpertPlan(
-            epochs=self.max_start_epoch - 1 + self.expert_epochs,
+            epochs=self.last_target,
             lr=self.expert_lr,
             batch=self.expert_batch,
             momentum=self.expert_momentum,
@@ -59,7 +66,7 @@ class MTTConfig(LearnedConfig, ExpertConfig):
 
     def work(self, classes: int, ipc: int) -> Sequence[Work]:
         n, steps = classes * ipc, self.syn_steps
-        vectors, graphs = (steps + 2, 4) if self.unroll == "adjoint" else (3 * steps, 4 * steps)
+        vectors, graphs = (steps + 2, 4) if self.unroll in ("adjoint", "tesla") else (3 * steps, 4 * steps)
         passes = 4 * steps * self.experts_per_step
         return (Work(min(self.batch_syn or n, n) * self.views, passes, vectors, graphs),)
 
@@ -116,10 +123,12 @@ class MTT(Learned[M]):
         images = self.expand(stored)
         segments, draws = self.segments(problem, iteration), problem.rng("inner", iteration)
         found = average([self.unroll(state, problem, segment, images.detach(), draws) for segment in segments])
-        (gradient,) = torch.autograd.grad(images, stored, found.images)
-        check_finite(self.name, iteration, {"loss": found.loss, "gradient": gradient, "gradient of lr": found.lr})
+        (by_images,) = torch.autograd.grad(images, stored, found.images)
+        by_labels = None if found.labels is None else found.labels.view(len(stored), self.config.views, -1).sum(1)
+        gradients = {"gradient": by_images, "gradient of labels": by_labels, "gradient of lr": found.lr}
+        check_finite(self.name, iteration, {"loss": found.loss, **gradients})
         lr, epochs = float(state["log_lr"].exp()), [float(segment.epoch) for segment in segments]
-        self.update(state, replace(found, images=gradient))
+        self.update(state, replace(found, images=by_images, labels=by_labels))
         return {"loss": float(found.loss), "syn_lr": lr, "start_epoch": sum(epochs) / len(epochs)}
 
     def unroll(
@@ -137,13 +146,17 @@ class MTT(Learned[M]):
             outer_loss=lambda end: normalised_distance(end, segment.start, segment.target),
             start=segment.start,
             images=images,
-            labels=state["labels"].repeat_interleave(self.config.views, 0),
+            labels=self.labels(state, problem, segment).repeat_interleave(self.config.views, 0),
             lr=state["log_lr"].exp(),
             steps=self.inner_steps(len(state["images"]), problem, draws),
         )
 
+    def labels(self, state: State, problem: Problem, segment: Segment) -> Tensor:  # noqa: ARG002
+        """The labels [n] or [n, classes] of the stored images in an inner run."""
+        return state["labels"]
+
     def update(self, state: State, found: Unrolled) -> None:
-        """A step of the images and of log a down the derivatives of the loss, which are those by the stored images."""
+        """A step of the images and of log a down the derivatives of the loss, which are those by what is stored."""
         c, lr = self.config, state["log_lr"].exp()
         self.update_images(state, found.images)
         # a = exp(log_lr) stays positive. d/dlog_lr = a d/da, and lr_lr / lr_teacher^2 makes the step of a equal to the
@@ -155,12 +168,17 @@ class MTT(Learned[M]):
         """The segments of an iteration: experts and start epochs are drawn uniformly, each for itself."""
         assert problem.experts is not None
         draws, segments = problem.rng("segment", iteration), []
+        first, end = self.start_epochs(iteration)
         for _ in range(self.config.experts_per_step):
             expert = int(torch.randint(self.config.num_experts, (), generator=draws))
-            t = int(torch.randint(self.config.max_start_epoch, (), generator=draws))
+            t = first + int(torch.randint(end - first, (), generator=draws))
             ends = (problem.experts.snapshot(expert, epoch) for epoch in (t, t + self.config.expert_epochs))
             segments.append(Segment(expert, t, *ends))
         return segments
+
+    def start_epochs(self, iteration: int) -> tuple[int, int]:  # noqa: ARG002
+        """Segments start at an epoch t with first <= t < end."""
+        return 0, self.config.max_start_epoch
 
     def inner_steps(self, n: int, problem: Problem, draws: torch.Generator) -> list[InnerStep]:
         """N mini-batches of n stored images, each with its recorded augmentation."""

@@ -53,7 +53,7 @@ class InnerRun:
 
 @dataclass(frozen=True)
 class Unrolled:
-    """The outer loss and its exact derivatives; `labels` is None for hard labels."""
+    """The outer loss and its derivatives; `labels` is None for hard labels."""
 
     loss: Tensor
     images: Tensor
@@ -73,4 +73,4 @@ def average(found: Sequence[Unrolled]) -> Unrolled:
 
 
 Engine = Callable[[InnerRun], Unrolled]
-"""One way to differentiate the run. All give the same numbers; they differ in memory and time."""
+"""One way to differentiate the run. All but TESLA's give the same numbers; they differ in memory and time."""
