@@ -99,7 +99,7 @@ def phases(resolved: Resolved, problem: Problem) -> Iterator[Phase]:
     train, synthetic = len(data.train), data.num_classes * r.ipc
 
     def training(name: str, plan: ExpertPlan, count: int) -> Phase:
-        passes = count * plan.epochs * math.ceil(train / plan.batch) * (2 if plan.rho else 1)
+        passes = plan.passes(count) * math.ceil(train / plan.batch)
         return Phase(name, problem.network, min(plan.batch, train), passes)
 
     if isinstance(method, ExpertConfig):

@@ -5,7 +5,7 @@ Trajectory Error to Improve Dataset Distillation", 2022, arXiv 2211.11004; GSAM:
 Parameters are one flat vector throughout, so GSAM is six lines of vector arithmetic.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import torch
@@ -16,6 +16,7 @@ from condense import rng
 from condense.augment import DSA, composed, cutmix, in_turn
 from condense.data.inputs import Inputs
 from condense.errors import NumericsError
+from condense.experts.curriculum import Curriculum
 from condense.networks import Network
 
 EPSILON = 1e-12
@@ -26,7 +27,9 @@ class ExpertPlan(BaseModel):
 
     The learning rate is multiplied by `decay_factor` before each of the epochs `decay_epochs` (0 is the first). Each
     image gets one operator of `dsa`, or with `composed` several (`condense.augment.composed`); then, with probability
-    `cutmix`, a batch is mixed (`condense.augment.cutmix`).
+    `cutmix`, a batch is mixed (`condense.augment.cutmix`). With a `curriculum` an epoch sees a part of the images.
+
+    What is None is off, and no part of the identity of a store.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +47,14 @@ class ExpertPlan(BaseModel):
     dsa: str = "none"
     composed: bool = False
     cutmix: float = Field(0.0, ge=0, le=1)
+    curriculum: Curriculum | None = None
+
+    def passes(self, experts: int) -> float:
+        """Passes over the training set, forward and backward, in the training of so many experts; an upper bound."""
+        epochs = experts * self.epochs
+        if experts and self.curriculum is not None:
+            epochs += self.curriculum.score_networks * self.curriculum.score_epochs
+        return epochs * (2 if self.rho else 1)
 
 
 def sgd_step(
@@ -81,21 +92,33 @@ def gsam_direction(
 
 
 def train_expert(
-    network: Network, inputs: Inputs, labels: Tensor, plan: ExpertPlan, *, seed: int, index: int, stream: str = "expert"
+    network: Network,
+    inputs: Inputs,
+    labels: Tensor,
+    plan: ExpertPlan,
+    *,
+    seed: int,
+    index: int,
+    stream: str = "expert",
+    ranking: Sequence[Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Yield theta [P] at initialisation and after each epoch: epochs + 1 snapshots, each its own memory.
 
-    One shuffled pass per epoch, the last partial batch kept. The augmented batch is drawn once per step, and both of
-    GSAM's gradients see it. Every draw has an address, so expert `index` does not depend on the experts before it.
+    One shuffled pass per epoch, the last partial batch kept; a plan with a curriculum needs the `ranking` that
+    `rank_by_difficulty` makes. The augmented batch is drawn once per step, and both of GSAM's gradients see it. Every
+    draw has an address, so expert `index` does not depend on the experts before it.
     Raises NumericsError after an epoch that ends with parameters that are not finite.
     """
+    assert (ranking is None) == (plan.curriculum is None)
+    everything = torch.arange(len(inputs))
     stages = composed(plan.dsa) if plan.composed else (DSA(plan.dsa),)
     theta = network.init(seed, f"{stream}.init", index)
     yield theta.clone()
     velocity = torch.zeros_like(theta)
     for epoch in range(plan.epochs):
         draws = rng.generator(seed, f"{stream}.{index}.epoch", epoch)
-        order = torch.randperm(len(inputs), generator=draws).to(theta.device)
+        chosen = everything if plan.curriculum is None else plan.curriculum.rows(epoch, ranking or ())
+        order = chosen[torch.randperm(len(chosen), generator=draws)].to(theta.device)
         lr = plan.lr * plan.decay_factor ** sum(epoch >= decay for decay in plan.decay_epochs)
         for rows in order.split(plan.batch):
             x, y = in_turn(stages, inputs[rows], draws), labels[rows]

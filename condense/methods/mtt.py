@@ -26,7 +26,7 @@ from condense.methods.base import ExpertConfig, MethodConfig, Metrics, Need, Pro
 from condense.methods.learned import Learned, LearnedConfig
 from condense.objectives import normalised_distance
 from condense.synthetic import DistilledSet, State, sgd_
-from condense.unroll import ENGINES, InnerRun, InnerStep, Unrolled, average
+from condense.unroll import ENGINES, InnerRun, InnerStep, OuterLoss, Unrolled, average
 
 LOG_LR_RANGE = (math.log(1e-6), math.log(1e3))
 """Far beyond any rate that trains; without it one huge step could take exp(log_lr) to 0 or infinity for good."""
@@ -143,13 +143,17 @@ class MTT(Learned[M]):
         """The N steps that are to lead from a segment's start to its target."""
         return InnerRun(
             inner_loss=problem.network.loss,
-            outer_loss=lambda end: normalised_distance(end, segment.start, segment.target),
+            outer_loss=self.outer_loss(problem, segment),
             start=segment.start,
             images=images,
             labels=self.labels(state, problem, segment).repeat_interleave(self.config.views, 0),
             lr=state["log_lr"].exp(),
             steps=self.inner_steps(len(state["images"]), problem, draws),
         )
+
+    def outer_loss(self, problem: Problem, segment: Segment) -> OuterLoss:  # noqa: ARG002
+        """L, as a function of theta_N."""
+        return lambda end: normalised_distance(end, segment.start, segment.target)
 
     def labels(self, state: State, problem: Problem, segment: Segment) -> Tensor:  # noqa: ARG002
         """The labels [n] or [n, classes] of the stored images in an inner run."""

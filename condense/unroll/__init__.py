@@ -3,7 +3,7 @@
 from condense.unroll.adjoint import adjoint
 from condense.unroll.oracles import full_graph, with_higher
 from condense.unroll.tesla import tesla
-from condense.unroll.types import Engine, InnerRun, InnerStep, Unrolled, average
+from condense.unroll.types import Engine, InnerRun, InnerStep, OuterLoss, Unrolled, average
 
 ENGINES: dict[str, Engine] = {"adjoint": adjoint, "graph": full_graph, "higher": with_higher, "tesla": tesla}
 
@@ -12,6 +12,7 @@ __all__ = [
     "Engine",
     "InnerRun",
     "InnerStep",
+    "OuterLoss",
     "Unrolled",
     "adjoint",
     "average",

@@ -9,7 +9,7 @@ import torch
 from condense import rng
 from condense.augment import DSA
 from condense.data import Inputs, Preprocessing, RealData, Split, fit_preprocessing
-from condense.experts import TrajectoryStore, train_expert
+from condense.experts import TrajectoryStore, rank_by_difficulty, train_expert
 from condense.methods import METHODS, Condenser, ExpertConfig, Need, Problem, TeacherConfig
 from condense.networks import Network
 from condense.unroll import Unrolled
@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "tesla": TRAJECTORY
     | {"syn_steps": 1, "lr_teacher": 0.05},  # the one number of steps for which its gradient is exact
     "datm": TRAJECTORY | {"lr_y": 1.0},
+    "pad": TRAJECTORY | {"lr_y": 1.0, "depth_ratio": 0.25, "add_end_epoch": 1, "score_networks": 1, "score_epochs": 1},
     "dc": GRADIENTS,
     "dsa": GRADIENTS | {"init": "noise"},
     "dm": {"batch_real": 16},
@@ -161,8 +162,9 @@ def make_problem(
             snapshots=plan.epochs + 1,
             parameters=net.num_parameters,
         )
+        ranking = rank_by_difficulty(net, inputs, labels, plan, seed=seed)
         for index in store.missing(config.num_experts):
-            store.write(index, train_expert(net, inputs, labels, plan, seed=seed, index=index))
+            store.write(index, train_expert(net, inputs, labels, plan, seed=seed, index=index, ranking=ranking))
         store.load(config.num_experts)
         problem = replace(problem, experts=_InDtype(store, dtype))  # type: ignore[arg-type]
     if Need.TEACHER in condenser.needs:
