@@ -19,7 +19,7 @@ from condense.costs import Cost, Meter
 from condense.data import RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError
 from condense.evaluation import NO_VALIDATION, load_protocol
-from condense.experts import ExpertPlan, TrajectoryStore, train_expert
+from condense.experts import ExpertPlan, TrajectoryStore, rank_by_difficulty, train_expert
 from condense.files import write_atomic
 from condense.locks import lock
 from condense.methods import METHODS, ExpertConfig, Need, Problem, TeacherConfig
@@ -169,7 +169,7 @@ def planned_operations(resolved: Resolved, data: RealData) -> float:
     passes = method.iterations * method.passes(data.num_classes, r.ipc)
     if isinstance(method, ExpertConfig):
         plan = method.expert_plan(r.dsa)
-        passes += method.num_experts * plan.epochs * len(data.train) * (2 if plan.rho else 1)
+        passes += plan.passes(method.num_experts) * len(data.train)
     if isinstance(method, TeacherConfig):
         passes += method.teacher_epochs * len(data.train)
     if not passes:
@@ -231,7 +231,7 @@ def _identity(r: RunConfig, problem: Problem, plan: ExpertPlan) -> dict[str, Any
         "preprocessing": problem.preprocessing.kind,
         "network": problem.network.name,
         "seed": problem.seed,
-        **plan.model_dump(exclude={"epochs"}),
+        **plan.model_dump(exclude={"epochs"}, exclude_none=True),
         "numerics": NUMERICS,
         **({"compiled": COMPILED_NUMERICS} if problem.network.compiled else {}),
         **({"precision": r.precision} if r.precision != "fp32" else {}),
@@ -308,9 +308,11 @@ def _train_missing(store: TrajectoryStore, resolved: Resolved, problem: Problem,
     plan = method.expert_plan(resolved.run.dsa).model_copy(update={"epochs": epochs})
     missing = store.missing(method.num_experts)
     done = method.num_experts - len(missing)
+    labels = problem.data.train.labels
+    ranking = rank_by_difficulty(problem.network, problem.inputs, labels, plan, seed=problem.seed, poll=stop.check)
     with progress(method.num_experts * epochs, done * epochs, "experts") as display:
         for place, index in enumerate(missing, done):
-            trajectory = _train(problem, plan, index, "expert")
+            trajectory = _train(problem, plan, index, "expert", ranking)
             store.write(index, _watched(trajectory, display, place * epochs, stop))
 
 
@@ -348,9 +350,19 @@ def teacher_file(resolved: Resolved, problem: Problem) -> Path:
     return cache_dir() / "teachers" / f"{name}.safetensors"
 
 
-def _train(problem: Problem, plan: ExpertPlan, index: int, stream: str) -> Iterator[Tensor]:
-    labels = problem.data.train.labels
-    return train_expert(problem.network, problem.inputs, labels, plan, seed=problem.seed, index=index, stream=stream)
+def _train(
+    problem: Problem, plan: ExpertPlan, index: int, stream: str, ranking: Sequence[Tensor] | None = None
+) -> Iterator[Tensor]:
+    return train_expert(
+        problem.network,
+        problem.inputs,
+        problem.data.train.labels,
+        plan,
+        seed=problem.seed,
+        index=index,
+        stream=stream,
+        ranking=ranking,
+    )
 
 
 def _watched(trajectory: Iterator[Tensor], display: ProgressDisplay, first: int, stop: StopFlag) -> Iterator[Tensor]:

@@ -153,14 +153,15 @@ class Rehearsal:
         """Of networks on the real images. A unit is a batch; the first time the last, smaller one of an epoch too."""
         problem, train = self._problem, self._problem.data.train
         problem.inputs  # noqa: B018 (which whitens all of them)
-        batch, once, numbers = min(plan.batch, len(train)), plan.model_copy(update={"epochs": 1}), count()
+        batch, once = min(plan.batch, len(train)), plan.model_copy(update={"epochs": 1, "curriculum": None})
+        numbers = count()
 
         def train_on(images: int) -> None:
             part = Split(train.images[:images], train.labels[:images])
             inputs, seed, index = Inputs(part, problem.preprocessing), problem.seed, next(numbers)
             deque(train_expert(problem.network, inputs, part.labels, once, seed=seed, index=index), maxlen=0)
 
-        units = networks * plan.epochs * math.ceil(len(train) / batch)
+        units = plan.epochs_for(networks) * math.ceil(len(train) / batch)
         last = len(train) % batch
         return self._tried(name, units, lambda: train_on(batch), first=lambda: train_on(batch + last))
 

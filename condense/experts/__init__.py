@@ -1,6 +1,16 @@
 """Expert training runs and the store ("buffer") of their trajectories."""
 
+from condense.experts.curriculum import Curriculum
+from condense.experts.difficulty import rank_by_difficulty
 from condense.experts.store import TrajectoryStore
 from condense.experts.train import ExpertPlan, gsam_direction, sgd_step, train_expert
 
-__all__ = ["ExpertPlan", "TrajectoryStore", "gsam_direction", "sgd_step", "train_expert"]
+__all__ = [
+    "Curriculum",
+    "ExpertPlan",
+    "TrajectoryStore",
+    "gsam_direction",
+    "rank_by_difficulty",
+    "sgd_step",
+    "train_expert",
+]

@@ -5,7 +5,7 @@ Trajectory Error to Improve Dataset Distillation", 2022, arXiv 2211.11004; GSAM:
 Parameters are one flat vector throughout, so GSAM is six lines of vector arithmetic.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import torch
@@ -16,6 +16,7 @@ from condense import rng
 from condense.augment import DSA, composed, cutmix, in_turn
 from condense.data.inputs import Inputs
 from condense.errors import NumericsError
+from condense.experts.curriculum import Curriculum
 from condense.networks import Network
 
 EPSILON = 1e-12
@@ -26,7 +27,9 @@ class ExpertPlan(BaseModel):
 
     The learning rate is multiplied by `decay_factor` before each of the epochs `decay_epochs` (0 is the first). Each
     image gets one operator of `dsa`, or with `composed` several (`condense.augment.composed`); then, with probability
-    `cutmix`, a batch is mixed (`condense.augment.cutmix`).
+    `cutmix`, a batch is mixed (`condense.augment.cutmix`). With a `curriculum` an epoch sees a part of the images.
+
+    What is None is off, and no part of the identity of a store.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +47,16 @@ class ExpertPlan(BaseModel):
     dsa: str = "none"
     composed: bool = False
     cutmix: float = Field(0.0, ge=0, le=1)
+    curriculum: Curriculum | None = None
+
+    def epochs_for(self, experts: int) -> int:
+        """Epochs of training for so many experts, with those of the networks that score images for a curriculum."""
+        scoring = self.curriculum.score_networks * self.curriculum.score_epochs if self.curriculum and experts else 0
+        return experts * self.epochs + scoring
+
+    def passes(self, experts: int) -> int:
+        """Passes over the training set, forward and backward, in that training; an upper bound with a curriculum."""
+        return self.epochs_for(experts) * (2 if self.rho else 1)
 
 
 def sgd_step(
@@ -81,21 +94,33 @@ def gsam_direction(
 
 
 def train_expert(
-    network: Network, inputs: Inputs, labels: Tensor, plan: ExpertPlan, *, seed: int, index: int, stream: str = "expert"
+    network: Network,
+    inputs: Inputs,
+    labels: Tensor,
+    plan: ExpertPlan,
+    *,
+    seed: int,
+    index: int,
+    stream: str = "expert",
+    ranking: Sequence[Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Yield theta [P] at initialisation and after each epoch: epochs + 1 snapshots, each its own memory.
 
-    One shuffled pass per epoch, the last partial batch kept. The augmented batch is drawn once per step, and both of
-    GSAM's gradients see it. Every draw has an address, so expert `index` does not depend on the experts before it.
+    One shuffled pass per epoch, the last partial batch kept; a plan with a curriculum needs the `ranking` that
+    `rank_by_difficulty` makes. The augmented batch is drawn once per step, and both of GSAM's gradients see it. Every
+    draw has an address, so expert `index` does not depend on the experts before it.
     Raises NumericsError after an epoch that ends with parameters that are not finite.
     """
+    assert (ranking is None) == (plan.curriculum is None)
+    everything = torch.arange(len(inputs))
     stages = composed(plan.dsa) if plan.composed else (DSA(plan.dsa),)
     theta = network.init(seed, f"{stream}.init", index)
     yield theta.clone()
     velocity = torch.zeros_like(theta)
     for epoch in range(plan.epochs):
         draws = rng.generator(seed, f"{stream}.{index}.epoch", epoch)
-        order = torch.randperm(len(inputs), generator=draws).to(theta.device)
+        chosen = everything if plan.curriculum is None else plan.curriculum.rows(epoch, ranking or ())
+        order = chosen[torch.randperm(len(chosen), generator=draws)].to(theta.device)
         lr = plan.lr * plan.decay_factor ** sum(epoch >= decay for decay in plan.decay_epochs)
         for rows in order.split(plan.batch):
             x, y = in_turn(stages, inputs[rows], draws), labels[rows]

@@ -3,6 +3,7 @@
 from condense.methods import (
     atom,
     datadam,
+    datm,
     dc,
     dm,
     dsa,
@@ -14,8 +15,10 @@ from condense.methods import (
     kmeans,
     mtt,
     ncfm,
+    pad,
     random,
     random_soft,
+    tesla,
 )
 from condense.methods.base import (
     METHODS,
@@ -43,6 +46,7 @@ __all__ = [
     "Trajectories",
     "atom",
     "datadam",
+    "datm",
     "dc",
     "dm",
     "dsa",
@@ -56,6 +60,8 @@ __all__ = [
     "list_methods",
     "mtt",
     "ncfm",
+    "pad",
     "random",
     "random_soft",
+    "tesla",
 ]

@@ -24,6 +24,8 @@ from condense.networks import Network
 from condense.synthetic import DistilledSet, State, class_members, sample_per_class
 
 Metrics = dict[str, float]
+BATCH = 1024
+"""Images that are judged or embedded at a time, where nothing is learned."""
 
 
 class Need(Enum):
@@ -89,6 +91,11 @@ class Problem:
     def rng(self, stream: str, iteration: int = 0) -> torch.Generator:
         """The generator of the draw (seed, stream, iteration)."""
         return rng.generator(self.seed, stream, iteration)
+
+    def logits(self, theta: Tensor, images: Tensor) -> Tensor:
+        """Logits [n, classes] of any number of images, as the network sees them; without a graph."""
+        with torch.no_grad():
+            return torch.cat([self.network.logits(theta, batch) for batch in images.split(BATCH)])
 
     def training_rows(self, steps: int, batch: int, draws: torch.Generator) -> Sequence[Tensor]:
         """Row numbers of `steps` batches of real training images; none comes again before all have come."""

@@ -7,10 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from condense.methods.base import MethodConfig, Metrics, Need, Problem, TeacherConfig
+from condense.methods.base import BATCH, MethodConfig, Metrics, Need, Problem, TeacherConfig
 from condense.synthetic import DistilledSet, State, hard_labels
-
-BATCH = 1024
 
 
 class CoresetConfig(MethodConfig):

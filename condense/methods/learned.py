@@ -56,14 +56,7 @@ class Learned(Generic[C]):
 
     def init(self, problem: Problem) -> State:
         c = self.config
-        start = initial_images(
-            c.init,
-            problem.data.train,
-            problem.preprocessing,
-            classes=problem.data.num_classes,
-            ipc=problem.ipc * (1 if c.init == "noise" else c.factor**2),
-            draws=problem.rng("init.images"),
-        )
+        start = self.start(problem, problem.ipc * (1 if c.init == "noise" else c.factor**2))
         images = start if c.init == "noise" else encode(start, c.factor)
         images = images.to(problem.network.dtype)
         state = {
@@ -75,10 +68,26 @@ class Learned(Generic[C]):
             state["ema"] = images.clone()
         return state
 
+    def start(self, problem: Problem, count: int) -> Tensor:
+        """The images that the set starts from, `count` of each class, class by class."""
+        return initial_images(
+            self.config.init,
+            problem.data.train,
+            problem.preprocessing,
+            classes=problem.data.num_classes,
+            ipc=count,
+            draws=problem.rng("init.images"),
+        )
+
     def expand(self, stored: Tensor) -> Tensor:
         """What the method matches: stored [n, ...] -> [n views, ...], the views of image i next to each other."""
         images = decode(stored, self.config.factor)
         return with_mirror(images) if self.config.flip else images
+
+    def logits(self, problem: Problem, theta: Tensor, stored: Tensor) -> Tensor:
+        """What a network says of stored images: logits [n, classes], for each the mean over its views."""
+        logits = problem.logits(theta, self.expand(stored))
+        return logits.view(len(stored), self.config.views, -1).mean(1)
 
     def update_images(self, state: State, gradient: Tensor) -> None:
         """One step down the gradient; then ema <- d ema + (1 - d) images, which the optimiser never sees."""
@@ -94,6 +103,9 @@ class Learned(Generic[C]):
     def fill(self, state: State) -> None:
         """Nothing to do: a state keeps its size."""
 
+    def result(self, state: State) -> Tensor:
+        """The images that are handed over."""
+        return state["ema"] if self.config.ema_decay else state["images"]
+
     def distilled(self, state: State) -> DistilledSet:
-        images = state["ema"] if self.config.ema_decay else state["images"]
-        return DistilledSet(images, state["labels"], factor=self.config.factor)
+        return DistilledSet(self.result(state), state["labels"], factor=self.config.factor)

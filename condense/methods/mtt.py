@@ -7,12 +7,13 @@ Cazenavette, Wang, Torralba, Efros and Zhu, CVPR 2022, arXiv 2203.11932, algorit
     L = |theta_N - target|^2 / |theta_0 - target|^2
     images and a descend dL/dimages and dL/da
 
-The derivative is exact, through all N steps.
+The derivative is exact, through all N steps. With `experts_per_step` = K > 1, L is the mean over K segments, each drawn
+for itself with its own mini-batches: the published algorithm has K = 1.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal, TypeVar
 
@@ -25,7 +26,7 @@ from condense.methods.base import ExpertConfig, MethodConfig, Metrics, Need, Pro
 from condense.methods.learned import Learned, LearnedConfig
 from condense.objectives import normalised_distance
 from condense.synthetic import DistilledSet, State, sgd_
-from condense.unroll import ENGINES, InnerRun, InnerStep
+from condense.unroll import ENGINES, InnerRun, InnerStep, OuterLoss, Unrolled, average
 
 LOG_LR_RANGE = (math.log(1e-6), math.log(1e3))
 """Far beyond any rate that trains; without it one huge step could take exp(log_lr) to 0 or infinity for good."""
@@ -43,12 +44,20 @@ class MTTConfig(LearnedConfig, ExpertConfig):
     momentum_lr: float = Field(0.5, ge=0, lt=1, description="momentum of the inner learning rate")
     lr_teacher: float = Field(0.01, ge=1e-6, le=1e3, description="the inner learning rate at the start")
     batch_syn: int | None = Field(None, ge=1, description="stored images in an inner step; none: the whole set")
-    unroll: Literal["adjoint", "graph", "higher"] = Field("adjoint", description="how the inner run is differentiated")
+    experts_per_step: int = Field(1, ge=1, description="expert segments that an update of the set averages over")
+    unroll: Literal["adjoint", "graph", "higher", "tesla"] = Field(
+        "adjoint", description="how the inner run is differentiated; tesla is an approximation"
+    )
+
+    @property
+    def last_target(self) -> int:
+        """The last epoch that can be a target: T - 1 + M."""
+        return self.max_start_epoch - 1 + self.expert_epochs
 
     def expert_plan(self, dsa: str) -> ExpertPlan:
-        """Plain SGD, stopped at the last epoch that can be a target: T - 1 + M."""
+        """Plain SGD, stopped at the last epoch that can be a target."""
         return ExpertPlan(
-            epochs=self.max_start_epoch - 1 + self.expert_epochs,
+            epochs=self.last_target,
             lr=self.expert_lr,
             batch=self.expert_batch,
             momentum=self.expert_momentum,
@@ -58,10 +67,20 @@ class MTTConfig(LearnedConfig, ExpertConfig):
     def passes(self, classes: int, ipc: int) -> float:
         """A pass of each inner batch, and one forward and backward of three times the size on the way back."""
         n = classes * ipc
-        return 4 * self.syn_steps * min(self.batch_syn or n, n) * self.views
+        return 4 * self.syn_steps * self.experts_per_step * min(self.batch_syn or n, n) * self.views
 
 
 M = TypeVar("M", bound=MTTConfig)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What an inner run is to reproduce: an expert from epoch t to t + M, where its theta [P] are start and target."""
+
+    expert: int
+    epoch: int
+    start: Tensor
+    target: Tensor
 
 
 def inner_batches(n: int, batch: int | None, draws: torch.Generator) -> Iterator[Tensor]:
@@ -99,43 +118,73 @@ class MTT(Learned[M]):
         return state
 
     def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
-        c = self.config
-        start, target, epoch = self.segment(problem, iteration)
         stored = state["images"].detach().requires_grad_()
         images = self.expand(stored)
-        lr = state["log_lr"].exp()
-        run = InnerRun(
+        segments, draws = self.segments(problem, iteration), problem.rng("inner", iteration)
+        found = average([self.unroll(state, problem, segment, images.detach(), draws) for segment in segments])
+        (by_images,) = torch.autograd.grad(images, stored, found.images)
+        by_labels = None if found.labels is None else found.labels.view(len(stored), self.config.views, -1).sum(1)
+        gradients = {"gradient": by_images, "gradient of labels": by_labels, "gradient of lr": found.lr}
+        check_finite(self.name, iteration, {"loss": found.loss, **gradients})
+        lr, epochs = float(state["log_lr"].exp()), [float(segment.epoch) for segment in segments]
+        self.update(state, replace(found, images=by_images, labels=by_labels))
+        return {"loss": float(found.loss), "syn_lr": lr, "start_epoch": sum(epochs) / len(epochs)}
+
+    def unroll(
+        self, state: State, problem: Problem, segment: Segment, images: Tensor, draws: torch.Generator
+    ) -> Unrolled:
+        """The loss of one segment, with its derivatives by the expanded images and by a."""
+        return ENGINES[self.config.unroll](self.inner_run(state, problem, segment, images, draws))
+
+    def inner_run(
+        self, state: State, problem: Problem, segment: Segment, images: Tensor, draws: torch.Generator
+    ) -> InnerRun:
+        """The N steps that are to lead from a segment's start to its target."""
+        return InnerRun(
             inner_loss=problem.network.loss,
-            outer_loss=lambda end: normalised_distance(end, start, target),
-            start=start,
-            images=images.detach(),
-            labels=state["labels"].repeat_interleave(c.views, 0),
-            lr=lr,
-            steps=self.inner_steps(len(stored), problem, iteration),
+            outer_loss=self.outer_loss(problem, segment),
+            start=segment.start,
+            images=images,
+            labels=self.labels(state, problem, segment).repeat_interleave(self.config.views, 0),
+            lr=state["log_lr"].exp(),
+            steps=self.inner_steps(len(state["images"]), problem, draws),
         )
-        unrolled = ENGINES[c.unroll](run)
-        (gradient,) = torch.autograd.grad(images, stored, unrolled.images)
-        check_finite(self.name, iteration, {"loss": unrolled.loss, "gradient": gradient, "gradient of lr": unrolled.lr})
-        self.update_images(state, gradient)
+
+    def outer_loss(self, problem: Problem, segment: Segment) -> OuterLoss:  # noqa: ARG002
+        """L, as a function of theta_N."""
+        return lambda end: normalised_distance(end, segment.start, segment.target)
+
+    def labels(self, state: State, problem: Problem, segment: Segment) -> Tensor:  # noqa: ARG002
+        """The labels [n] or [n, classes] of the stored images in an inner run."""
+        return state["labels"]
+
+    def update(self, state: State, found: Unrolled) -> None:
+        """A step of the images and of log a down the derivatives of the loss, which are those by what is stored."""
+        c, lr = self.config, state["log_lr"].exp()
+        self.update_images(state, found.images)
         # a = exp(log_lr) stays positive. d/dlog_lr = a d/da, and lr_lr / lr_teacher^2 makes the step of a equal to the
         # published one, lr_lr d/da, where a is at its first value.
-        sgd_(state, "log_lr", unrolled.lr * lr, lr=c.lr_lr / c.lr_teacher**2, momentum=c.momentum_lr)
+        sgd_(state, "log_lr", found.lr * lr, lr=c.lr_lr / c.lr_teacher**2, momentum=c.momentum_lr)
         state["log_lr"].clamp_(*LOG_LR_RANGE)
-        return {"loss": float(unrolled.loss), "syn_lr": float(lr), "start_epoch": float(epoch)}
 
-    def segment(self, problem: Problem, iteration: int) -> tuple[Tensor, Tensor, int]:
-        """theta*_t, theta*_{t+M} and t, of an expert drawn uniformly."""
+    def segments(self, problem: Problem, iteration: int) -> list[Segment]:
+        """The segments of an iteration: experts and start epochs are drawn uniformly, each for itself."""
         assert problem.experts is not None
-        draws = problem.rng("segment", iteration)
-        expert = int(torch.randint(self.config.num_experts, (), generator=draws))
-        t = int(torch.randint(self.config.max_start_epoch, (), generator=draws))
-        start = problem.experts.snapshot(expert, t)
-        target = problem.experts.snapshot(expert, t + self.config.expert_epochs)
-        return start, target, t
+        draws, segments = problem.rng("segment", iteration), []
+        first, end = self.start_epochs(iteration)
+        for _ in range(self.config.experts_per_step):
+            expert = int(torch.randint(self.config.num_experts, (), generator=draws))
+            t = first + int(torch.randint(end - first, (), generator=draws))
+            ends = (problem.experts.snapshot(expert, epoch) for epoch in (t, t + self.config.expert_epochs))
+            segments.append(Segment(expert, t, *ends))
+        return segments
 
-    def inner_steps(self, n: int, problem: Problem, iteration: int) -> list[InnerStep]:
-        """The N mini-batches of one iteration, each with its recorded augmentation."""
-        draws = problem.rng("inner", iteration)
+    def start_epochs(self, iteration: int) -> tuple[int, int]:  # noqa: ARG002
+        """Segments start at an epoch t with first <= t < end."""
+        return 0, self.config.max_start_epoch
+
+    def inner_steps(self, n: int, problem: Problem, draws: torch.Generator) -> list[InnerStep]:
+        """N mini-batches of n stored images, each with its recorded augmentation."""
         batches = inner_batches(n, self.config.batch_syn, draws)
         steps = []
         for _ in range(self.config.syn_steps):

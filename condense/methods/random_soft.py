@@ -10,10 +10,8 @@ with theta the run's own network after `teacher_epochs` on the training split; x
 
 from typing import ClassVar
 
-import torch
-
 from condense.methods.base import MethodConfig, Need, Problem, register
-from condense.methods.coreset import BATCH, TaughtCoresetConfig
+from condense.methods.coreset import TaughtCoresetConfig
 from condense.methods.random import Random
 from condense.synthetic import State
 
@@ -32,5 +30,4 @@ class RandomSoft(Random):
     def init(self, problem: Problem) -> State:
         teacher, images = problem.teacher, super().init(problem)["images"]
         assert teacher is not None
-        logits = torch.cat([problem.network.logits(teacher, batch) for batch in images.split(BATCH)])
-        return {"images": images, "labels": logits.softmax(1)}
+        return {"images": images, "labels": problem.logits(teacher, images).softmax(1)}

@@ -10,7 +10,7 @@ from condense.objectives.gradient import (
     row_distance,
     squared_distance,
 )
-from condense.objectives.trajectory import normalised_distance
+from condense.objectives.trajectory import filtered_distance, normalised_distance
 
 __all__ = [
     "absolute_distance",
@@ -19,6 +19,7 @@ __all__ = [
     "characteristic_function",
     "convolutions",
     "cosine_distance",
+    "filtered_distance",
     "mean_distance",
     "normalised_distance",
     "row_distance",

@@ -6,6 +6,7 @@ from condense.synthetic.initial import (
     hard_labels,
     initial_images,
     nearest_to_centres,
+    refuse_small_classes,
     sample_per_class,
 )
 from condense.synthetic.optimiser import State, adam_, sgd_
@@ -25,6 +26,7 @@ __all__ = [
     "hard_labels",
     "initial_images",
     "nearest_to_centres",
+    "refuse_small_classes",
     "sample_per_class",
     "sgd_",
     "with_mirror",

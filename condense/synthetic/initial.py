@@ -56,6 +56,16 @@ def nearest_to_centres(points: Tensor, count: int, seed: int) -> Tensor:
     return torch.tensor(chosen)
 
 
+def refuse_small_classes(kind: str, members: Sequence[Tensor], count: int) -> None:
+    """Raise ConfigError if a class has fewer than `count` images, for ways to start that use none of them twice."""
+    for c, rows in enumerate(members):
+        if count > len(rows):
+            raise ConfigError(
+                f"init = {kind!r}: {count} different images of each class are wanted (ipc times factor^2), but "
+                f"class {c} has {len(rows)}. Use init = 'real', or a smaller ipc or factor"
+            )
+
+
 def initial_images(
     kind: Initial, split: Split, preprocessing: Preprocessing, *, classes: int, ipc: int, draws: torch.Generator
 ) -> Tensor:
@@ -78,13 +88,9 @@ def initial_images(
             images = preprocessing(split.images[torch.stack(sampled, 1).flatten()])
             return images.view(classes * ipc, MEAN_OF, *images.shape[1:]).mean(1)
         case "kmeans":
+            refuse_small_classes(kind, members, ipc)
             chosen = []
-            for c, rows in enumerate(members):
-                if ipc > len(rows):
-                    raise ConfigError(
-                        f"init = 'kmeans': {ipc} different images of each class are wanted (ipc times factor^2), but "
-                        f"class {c} has {len(rows)}. Use init = 'real', or a smaller ipc or factor"
-                    )
+            for rows in members:
                 seed = int(torch.randint(2**31, (), generator=draws))
                 pixels = preprocessing(split.images[rows]).flatten(1).cpu()
                 chosen.append(rows[nearest_to_centres(pixels, ipc, seed)])

@@ -71,6 +71,11 @@ def _put(outputs: Kept, shelf: list[Kept], step: int) -> Kept:
 
 def adjoint(run: InnerRun) -> Unrolled:
     """Differentiate the outer loss as above; keeps N + 1 vectors [P], the activations of one step, and KEEP_BYTES."""
+    return walk_back(run, curvature=True)
+
+
+def walk_back(run: InnerRun, *, curvature: bool) -> Unrolled:
+    """The equations above; without `curvature` lambda_i = lambda_{i+1}, as if theta_i did not depend on the set."""
     images, labels, lr = run.images.detach(), run.labels.detach(), run.lr.detach()
     thetas, kept = _trajectory(run)
 
@@ -94,5 +99,6 @@ def adjoint(run: InnerRun) -> Unrolled:
             assert s.y is not None
             d_labels.index_add_(0, step.index, -lr * s.y)
         d_lr -= s.value
-        lam = lam - lr * s.theta
+        if curvature:
+            lam = lam - lr * s.theta
     return Unrolled(loss.detach(), d_images, d_labels, d_lr)

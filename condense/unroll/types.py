@@ -12,6 +12,7 @@ and the outer loss is a function of theta_N.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from condense.networks import InnerLoss
@@ -52,7 +53,7 @@ class InnerRun:
 
 @dataclass(frozen=True)
 class Unrolled:
-    """The outer loss and its exact derivatives; `labels` is None for hard labels."""
+    """The outer loss and its derivatives; `labels` is None for hard labels."""
 
     loss: Tensor
     images: Tensor
@@ -60,5 +61,16 @@ class Unrolled:
     lr: Tensor
 
 
+def average(found: Sequence[Unrolled]) -> Unrolled:
+    """The mean loss of several runs on one set, and its derivatives."""
+    labels = [each.labels for each in found if each.labels is not None]
+    return Unrolled(
+        torch.stack([each.loss for each in found]).mean(0),
+        torch.stack([each.images for each in found]).mean(0),
+        torch.stack(labels).mean(0) if labels else None,
+        torch.stack([each.lr for each in found]).mean(0),
+    )
+
+
 Engine = Callable[[InnerRun], Unrolled]
-"""One way to differentiate the run. All give the same numbers; they differ in memory and time."""
+"""One way to differentiate the run. All but TESLA's give the same numbers; they differ in memory and time."""

@@ -50,3 +50,17 @@ def batches(index, epoch, dsa="none"):
     for first in range(0, N, BATCH):
         rows = order[first : first + BATCH]
         yield augmentation.apply(inputs[rows], augmentation.sample(draws, len(rows))), labels[rows]
+
+
+class Watched:
+    """Inputs that note which rows are asked for."""
+
+    def __init__(self, inputs):
+        self.inputs, self.taken = inputs, []
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, rows):
+        self.taken.append(rows.tolist())
+        return self.inputs[rows]

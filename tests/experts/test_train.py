@@ -12,6 +12,7 @@ from small_experts import (
     ON,
     SEED,
     N,
+    Watched,
     batches,
     flat,
     inputs_and_labels,
@@ -24,20 +25,6 @@ from torch.nn import functional as F
 from condense.augment import DSA, FULL_STRATEGY, cutmix
 from condense.experts import ExpertPlan
 from condense.rng import generator
-
-
-class Watched:
-    """Inputs that note which rows are asked for."""
-
-    def __init__(self, inputs):
-        self.inputs, self.taken = inputs, []
-
-    def __len__(self):
-        return len(self.inputs)
-
-    def __getitem__(self, rows):
-        self.taken.append(rows.tolist())
-        return self.inputs[rows]
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -9,9 +9,10 @@ import torch
 from condense import rng
 from condense.augment import DSA
 from condense.data import Inputs, Preprocessing, RealData, Split, fit_preprocessing
-from condense.experts import TrajectoryStore, train_expert
+from condense.experts import TrajectoryStore, rank_by_difficulty, train_expert
 from condense.methods import METHODS, Condenser, ExpertConfig, Need, Problem, TeacherConfig
 from condense.networks import Network
+from condense.unroll import Unrolled
 
 CLASSES = 3
 TRAJECTORY: dict[str, Any] = {
@@ -29,6 +30,10 @@ GRADIENTS: dict[str, Any] = {"outer_loop": 3, "inner_loop": 2, "lr_net": 0.05, "
 SMALL: dict[str, dict[str, Any]] = {
     "mtt": TRAJECTORY,
     "ftd": TRAJECTORY,
+    "tesla": TRAJECTORY
+    | {"syn_steps": 1, "lr_teacher": 0.05},  # the one number of steps for which its gradient is exact
+    "datm": TRAJECTORY | {"lr_y": 1.0},
+    "pad": TRAJECTORY | {"lr_y": 1.0, "depth_ratio": 0.25, "add_end_epoch": 1, "score_networks": 1, "score_epochs": 1},
     "dc": GRADIENTS,
     "dsa": GRADIENTS | {"init": "noise"},
     "dm": {"batch_real": 16},
@@ -94,6 +99,37 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
+def trajectory_parts(condenser: Any, problem: Problem) -> dict[str, Any]:
+    """What an iteration of a trajectory-matching method is made of: tensors, and values that can be compared."""
+    state = condenser.init(problem)
+    segments = [segment for iteration in range(20) for segment in condenser.segments(problem, iteration)]
+    run = condenser.inner_run(state, problem, segments[0], state["images"], problem.rng("inner"))
+    before, slopes = state["images"].clone(), torch.ones_like(state["images"])
+    by_labels = torch.ones_like(run.labels) if run.soft else None
+    condenser.update(state, Unrolled(torch.tensor(2.0), slopes, by_labels, torch.ones_like(run.lr)))
+    return {
+        "experts": condenser.config.expert_plan("none").model_dump(),
+        "images": before,
+        "labels": run.labels,
+        "segments": [(segment.expert, segment.epoch) for segment in segments],
+        "start": run.start,
+        "outer loss": run.outer_loss(0.9 * run.start),
+        "steps": [step.index.tolist() for step in run.steps],
+        "lr": run.lr,
+        "momentum": run.momentum,
+        "update": state["images.momentum"],
+    }
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    """The parts that are not the same, to the bit."""
+    return {
+        name
+        for name, part in one.items()
+        if not (torch.equal(part, other[name]) if isinstance(part, torch.Tensor) else part == other[name])
+    }
+
+
 def make_condenser(name: str, **values: Any) -> Condenser:
     cls = METHODS[name]
     return cls(cls.Config(**SMALL.get(name, {}) | values))
@@ -126,8 +162,9 @@ def make_problem(
             snapshots=plan.epochs + 1,
             parameters=net.num_parameters,
         )
+        ranking = rank_by_difficulty(net, inputs, labels, plan, seed=seed)
         for index in store.missing(config.num_experts):
-            store.write(index, train_expert(net, inputs, labels, plan, seed=seed, index=index))
+            store.write(index, train_expert(net, inputs, labels, plan, seed=seed, index=index, ranking=ranking))
         problem = replace(problem, experts=_InDtype(store, dtype))  # type: ignore[arg-type]
     if Need.TEACHER in condenser.needs:
         config = condenser.config  # type: ignore[attr-defined]

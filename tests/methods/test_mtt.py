@@ -18,8 +18,9 @@ def test_one_iteration_against_the_papers_algorithm(views, tmp_path):
     condenser = make_condenser("mtt", batch_syn=4, syn_steps=4, lr_lr=1e-5, **views)
     problem = make_problem(condenser, tmp_path, dtype=torch.float64, dsa="crop_flip_rotate")
     state = condenser.init(problem)
-    start, target, epoch = condenser.segment(problem, 3)
-    assert epoch in (0, 1)
+    (segment,) = condenser.segments(problem, 3)
+    start, target = segment.start, segment.target
+    assert segment.epoch in (0, 1)
     images = state["images"].clone().requires_grad_()
     lr = torch.tensor(condenser.config.lr_teacher, dtype=torch.float64, requires_grad=True)
 
@@ -30,7 +31,7 @@ def test_one_iteration_against_the_papers_algorithm(views, tmp_path):
             shown += [cell, cell.flip(2)] if "flip" in views else [cell]
             labels += [label, label] if "flip" in views else [label]
     shown, labels = torch.stack(shown), torch.stack(labels)
-    for step in condenser.inner_steps(len(images), problem, 3):
+    for step in condenser.inner_steps(len(images), problem, problem.rng("inner", 3)):
         x, y = step.augment(shown[step.index]), labels[step.index]
         flat = torch.cat([p.flatten() for p in theta.values()])
         loss = F.nll_loss(F.log_softmax(problem.network.logits(flat, x), 1), y)
@@ -50,6 +51,49 @@ def test_one_iteration_against_the_papers_algorithm(views, tmp_path):
     # The learned rate moves as published, a <- a - lr_lr dL/da, to first order in lr_lr, and stays positive.
     a, published = math.exp(float(state["log_lr"])), 0.03 - 1e-5 * float(d_lr)
     assert a - 0.03 == pytest.approx(published - 0.03, rel=0.05)
+
+
+def test_an_update_averages_over_its_segments(tmp_path):
+    """Loss, image step and rate step of K = 3 are the means of those of its three segments, one at a time."""
+    several, one = make_condenser("mtt", experts_per_step=3, lr_img=1.0), make_condenser("mtt", lr_img=1.0)
+    problem = make_problem(several, tmp_path, dtype=torch.float64)
+    start, segments = several.init(problem), several.segments(problem, 5)
+    draws = problem.rng("inner", 5)
+    alone = [one.unroll(start, problem, segment, start["images"], draws) for segment in segments]
+    state = {key: tensor.clone() for key, tensor in start.items()}
+    metrics = several.step(state, problem, 5)
+    assert metrics["loss"] == pytest.approx(sum(float(found.loss) for found in alone) / 3, rel=1e-12)
+    assert metrics["start_epoch"] == sum(segment.epoch for segment in segments) / 3
+    assert relative_error(start["images"] - state["images"], sum(found.images for found in alone) / 3) < 1e-12
+    slope = sum(float(found.lr) for found in alone) / 3
+    assert float(state["log_lr.momentum"]) == pytest.approx(slope * several.config.lr_teacher, rel=1e-12)
+
+
+def test_segments_are_drawn_for_themselves(tmp_path):
+    """The first is that of a run with one segment; all experts and start epochs come in every place."""
+    several, one = make_condenser("mtt", experts_per_step=2), make_condenser("mtt")
+    problem = make_problem(several, tmp_path)
+    seen = set()
+    for iteration in range(60):
+        first, second = several.segments(problem, iteration)
+        (alone,) = one.segments(problem, iteration)
+        assert (first.expert, first.epoch) == (alone.expert, alone.epoch)
+        assert torch.equal(first.start, alone.start) and torch.equal(first.target, alone.target)
+        seen.add((first.expert, first.epoch, second.expert, second.epoch))
+    assert len(seen) == 2**4
+
+
+def test_several_segments_resume_to_the_same_bits(tmp_path):
+    condenser = make_condenser("mtt", experts_per_step=2, batch_syn=4)
+    problem = make_problem(condenser, tmp_path)
+    whole = condenser.init(problem)
+    for iteration in range(4):
+        condenser.step(whole, problem, iteration)
+        if iteration == 1:
+            half = {key: tensor.clone() for key, tensor in whole.items()}
+    for iteration in (2, 3):
+        make_condenser("mtt", experts_per_step=2, batch_syn=4).step(half, problem, iteration)
+    assert all(torch.equal(half[key], whole[key]) for key in whole)
 
 
 def test_the_learned_rate_stays_positive_where_the_published_update_does_not(tmp_path):
@@ -92,7 +136,8 @@ def test_all_views_of_an_image_share_a_mini_batch(tmp_path):
     condenser = make_condenser("mtt", batch_syn=2, factor=2, flip=True)
     problem = make_problem(condenser, tmp_path)
     taken = []
-    for step in condenser.inner_steps(6, problem, 0):  # batch_syn counts stored images, of which each has 8 views
+    # batch_syn counts stored images, of which each has 8 views
+    for step in condenser.inner_steps(6, problem, problem.rng("inner")):
         stored, views = step.index.view(2, 8) // 8, step.index.view(2, 8) % 8
         assert torch.equal(stored, stored[:, :1].expand(2, 8))
         assert torch.equal(views, torch.arange(8).expand(2, 8))

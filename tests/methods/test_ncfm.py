@@ -1,8 +1,6 @@
 """NCFM against its equations in plain loops, and what the published code does that must not happen here."""
 
-import builtins
 import math
-import os
 
 import pytest
 import torch
@@ -193,18 +191,18 @@ def test_psi_ascends(tmp_path):
 # what the published code does that must not happen here
 
 
-def test_nothing_is_read_from_disk_during_a_step(tmp_path, monkeypatch):
-    """The published code loads two networks in every iteration."""
+def test_a_step_reads_two_snapshots_of_one_expert_and_opens_no_store(tmp_path, monkeypatch):
+    """The published code builds and unpickles two networks in every iteration."""
     condenser, problem, state = start(tmp_path)
+    read = []
+    snapshot = TrajectoryStore.snapshot
+    monkeypatch.setattr(
+        TrajectoryStore, "snapshot", lambda store, *which: read.append(which) or snapshot(store, *which)
+    )
+    monkeypatch.setattr(TrajectoryStore, "open", None)
     condenser.step(state, problem, 0)
-
-    def refuse(*arguments, **_):
-        raise AssertionError(f"opened {arguments[0]}")
-
-    for owner, name in ((builtins, "open"), (os, "open"), (TrajectoryStore, "open"), (TrajectoryStore, "load")):
-        monkeypatch.setattr(owner, name, refuse)
-    for iteration in range(1, 4):
-        condenser.step(state, problem, iteration)
+    (first, start_epoch), (second, end_epoch) = read
+    assert first == second and (start_epoch, end_epoch) == (0, condenser.config.pretrain_epochs)
 
 
 def test_real_images_are_drawn_anew_from_the_whole_class(tmp_path):

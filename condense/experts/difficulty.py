@@ -1,0 +1,53 @@
+"""How hard the real images are, for a curriculum."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from condense.data.inputs import Inputs
+from condense.data.preprocess import CHUNK
+from condense.experts.train import ExpertPlan, train_expert
+from condense.networks import Network
+
+
+def el2n(network: Network, inputs: Inputs, labels: Tensor, thetas: Sequence[Tensor]) -> Tensor:
+    """EL2N scores [n]: the mean over networks of |softmax(f(theta, x)) - onehot(y)|, x not augmented. High is hard.
+
+    Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet", 2021, arXiv 2107.07075.
+    """
+    scores = []
+    with torch.no_grad():
+        for rows in torch.arange(len(inputs)).split(CHUNK):
+            x, y = inputs[rows], F.one_hot(labels[rows], network.classes)
+            errors = [(network.logits(theta, x).softmax(1) - y).norm(dim=1) for theta in thetas]
+            scores.append(torch.stack(errors).mean(0))
+    return torch.cat(scores)
+
+
+def rank_by_difficulty(
+    network: Network,
+    inputs: Inputs,
+    labels: Tensor,
+    plan: ExpertPlan,
+    *,
+    seed: int,
+    poll: Callable[[], None] = lambda: None,
+) -> list[Tensor] | None:
+    """The row numbers of each class from easy to hard, on the CPU, for a plan with a curriculum; None for others.
+
+    Scored by EL2N of networks that are trained as the experts are, early and on all images. `poll` is called after each
+    of their epochs, and may raise to stop.
+    """
+    if plan.curriculum is None:
+        return None
+    scoring = plan.model_copy(update={"curriculum": None, "epochs": plan.curriculum.score_epochs})
+    thetas = []
+    for index in range(plan.curriculum.score_networks):
+        for theta in train_expert(network, inputs, labels, scoring, seed=seed, index=index, stream="difficulty"):
+            last = theta
+            poll()
+        thetas.append(last)
+    order, labels = el2n(network, inputs, labels, thetas).cpu().argsort(stable=True), labels.cpu()
+    return [order[labels[order] == c] for c in range(network.classes)]
