@@ -52,7 +52,8 @@ def test_other_test_labels_give_the_same_set(tmp_path, monkeypatch):
     assert results[0].evaluations[0].mean != results[1].evaluations[0].mean
 
 
-def test_the_test_set_is_read_once_for_each_network(tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["ftd", "datm", "ast"])
+def test_the_test_set_is_read_once_for_each_network(method, tmp_path, monkeypatch):
     monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
     test, reads = load_dataset("digits").test, []
     accuracy = TestSet.accuracy
@@ -63,7 +64,7 @@ def test_the_test_set_is_read_once_for_each_network(tmp_path, monkeypatch):
         return accuracy(self, predict, batch)
 
     monkeypatch.setattr(TestSet, "accuracy", counted)
-    result = api.distill("ftd", 1, out=tmp_path / "run", **SETTINGS)
+    result = api.distill(method, 1, out=tmp_path / "run", **SETTINGS)
     assert reads == [len(test)] * SETTINGS["eval_repeats"]
     assert api.resume(result.run) == result
     assert len(reads) == SETTINGS["eval_repeats"]

@@ -2,6 +2,7 @@
 
 Plain SGD as MTT trains its experts (arXiv 2203.11932), or GSAM as FTD does (Du et al., "Minimizing the Accumulated
 Trajectory Error to Improve Dataset Distillation", 2022, arXiv 2211.11004; GSAM: Zhuang et al., 2022, arXiv 2203.08065).
+Smooth ones as AST does (Shen, Yang and Lam, 2023, arXiv 2310.10541): a loss that starts small, and a gradient penalty.
 Parameters are one flat vector throughout, so GSAM is six lines of vector arithmetic.
 """
 
@@ -17,6 +18,7 @@ from condense.augment import DSA, composed, cutmix, in_turn
 from condense.data.inputs import Inputs
 from condense.errors import NumericsError
 from condense.experts.curriculum import Curriculum
+from condense.experts.penalty import penalty_gradient
 from condense.networks import Network
 
 EPSILON = 1e-12
@@ -28,6 +30,9 @@ class ExpertPlan(BaseModel):
     The learning rate is multiplied by `decay_factor` before each of the epochs `decay_epochs` (0 is the first). Each
     image gets one operator of `dsa`, or with `composed` several (`condense.augment.composed`); then, with probability
     `cutmix`, a batch is mixed (`condense.augment.cutmix`). With a `curriculum` an epoch sees a part of the images.
+
+    The loss of epoch e is rho_e CE + `gradient_penalty` P. rho_e grows evenly from `clip_loss` in epoch 0 to 1 in epoch
+    `clip_epochs`, and P is the penalty of `condense.experts.penalty` on the images before augmentation.
 
     What is None is off, and no part of the identity of a store.
     """
@@ -48,6 +53,15 @@ class ExpertPlan(BaseModel):
     composed: bool = False
     cutmix: float = Field(0.0, ge=0, le=1)
     curriculum: Curriculum | None = None
+    clip_loss: float | None = Field(None, gt=0, le=1)
+    clip_epochs: int | None = Field(None, ge=1)
+    gradient_penalty: float | None = Field(None, gt=0)
+
+    def loss_factor(self, epoch: int) -> float:
+        """rho_e, the factor on the cross-entropy in an epoch."""
+        if self.clip_loss is None or self.clip_epochs is None:
+            return 1.0
+        return self.clip_loss + (1 - self.clip_loss) * min(1.0, epoch / self.clip_epochs)
 
     def epochs_for(self, experts: int) -> int:
         """Epochs of training for so many experts, with those of the networks that score images for a curriculum."""
@@ -56,7 +70,7 @@ class ExpertPlan(BaseModel):
 
     def passes(self, experts: int) -> int:
         """Passes over the training set, forward and backward, in that training; an upper bound with a curriculum."""
-        return self.epochs_for(experts) * (2 if self.rho else 1)
+        return self.epochs_for(experts) * (2 if self.rho else 1) * (4 if self.gradient_penalty else 1)
 
 
 def sgd_step(
@@ -122,13 +136,22 @@ def train_expert(
         chosen = everything if plan.curriculum is None else plan.curriculum.rows(epoch, ranking or ())
         order = chosen[torch.randperm(len(chosen), generator=draws)].to(theta.device)
         lr = plan.lr * plan.decay_factor ** sum(epoch >= decay for decay in plan.decay_epochs)
+        factor = plan.loss_factor(epoch)
         for rows in order.split(plan.batch):
-            x, y = in_turn(stages, inputs[rows], draws), labels[rows]
+            plain = inputs[rows]
+            x, y = in_turn(stages, plain, draws), labels[rows]
             if plan.cutmix:
                 x, y = cutmix(x, y, network.classes, draws, plan.cutmix)
 
-            def gradient(point: Tensor, x: Tensor = x, y: Tensor = y) -> Tensor:
-                return network.gradient(point, x, y)[0]
+            def gradient(
+                point: Tensor, x: Tensor = x, y: Tensor = y, plain: Tensor = plain, factor: float = factor
+            ) -> Tensor:
+                found, _ = network.gradient(point, x, y)
+                if factor != 1:
+                    found = factor * found
+                if plan.gradient_penalty is not None:
+                    found = found + plan.gradient_penalty * penalty_gradient(network, point, plain)
+                return found
 
             direction = gsam_direction(gradient, theta, plan.rho, plan.alpha, plan.adaptive)
             theta, velocity = sgd_step(

@@ -1,6 +1,7 @@
 """The condensers, by name. Importing a method's module registers it."""
 
 from condense.methods import (
+    ast,
     atom,
     datadam,
     datm,
@@ -44,6 +45,7 @@ __all__ = [
     "Problem",
     "TeacherConfig",
     "Trajectories",
+    "ast",
     "atom",
     "datadam",
     "datm",

@@ -6,7 +6,7 @@ i = N-1 .. 0:
     m_{i+1}      = lambda_{i+1} + momentum m_{i+2}
     S_i          = <g_i, m_{i+1}> = d/de L(theta_i + e m_{i+1}, x_i, y_i) at e = 0
     d outer/dx_i = -lr dS_i/dx_i           d outer/dy_i = -lr dS_i/dy_i           d outer/dlr += -S_i
-    lambda_i     = lambda_{i+1} - lr dS_i/dtheta_i
+    lambda_i     = lambda_{i+1} - lr dS_i/dtheta_i + d waypoint_i / d theta_i
 
 S_i is a directional derivative: it is evaluated forward, and one ordinary backward pass of it gives the Hessian product
 and both mixed products (reverse over forward), so no backward pass is ever differentiated. m is the momentum buffer of
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from condense.networks import Kept
-from condense.unroll.types import InnerRun, Unrolled
+from condense.unroll.types import InnerRun, OuterLoss, Unrolled
 
 KEEP_BYTES = 256 * 2**20
 """For all layer outputs that are kept at a time."""
@@ -75,14 +75,11 @@ def adjoint(run: InnerRun) -> Unrolled:
 
 
 def walk_back(run: InnerRun, *, curvature: bool) -> Unrolled:
-    """The equations above; without `curvature` lambda_i = lambda_{i+1}, as if theta_i did not depend on the set."""
+    """The equations above; without `curvature` no dS_i/dtheta_i, as if the g_i at theta_i were those of a constant."""
     images, labels, lr = run.images.detach(), run.labels.detach(), run.lr.detach()
     thetas, kept = _trajectory(run)
 
-    end = thetas[-1].clone().requires_grad_()
-    loss = run.outer_loss(end)
-    (lam,) = torch.autograd.grad(loss, end)
-
+    loss, lam = _value_and_gradient(run.outer_loss, thetas[-1])
     d_images, d_lr = torch.zeros_like(images), torch.zeros_like(lr)
     d_labels = torch.zeros_like(labels) if run.soft else None
     m = torch.zeros_like(lam)
@@ -101,4 +98,14 @@ def walk_back(run: InnerRun, *, curvature: bool) -> Unrolled:
         d_lr -= s.value
         if curvature:
             lam = lam - lr * s.theta
-    return Unrolled(loss.detach(), d_images, d_labels, d_lr)
+        if i in run.waypoints:
+            passed, gradient = _value_and_gradient(run.waypoints[i], theta)
+            loss, lam = loss + passed, lam + gradient
+    return Unrolled(loss, d_images, d_labels, d_lr)
+
+
+def _value_and_gradient(loss: OuterLoss, theta: Tensor) -> tuple[Tensor, Tensor]:
+    point = theta.detach().requires_grad_()
+    value = loss(point)
+    (gradient,) = torch.autograd.grad(value, point)
+    return value.detach(), gradient

@@ -27,12 +27,15 @@ def full_graph(run: InnerRun) -> Unrolled:
     """Keep the graph of all N steps and differentiate it: memory grows with N times the batch."""
     leaves = _Leaves(run)
     theta, velocity = run.start.detach().requires_grad_(), torch.zeros_like(run.start)
-    for step in run.steps:
+    passed = torch.zeros((), dtype=run.start.dtype, device=run.start.device)
+    for i, step in enumerate(run.steps, 1):
         loss = run.inner_loss(theta, step.augment(leaves.images[step.index]), leaves.labels[step.index])
         (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
         velocity = run.momentum * velocity + gradient
         theta = theta - leaves.lr * velocity
-    return leaves.differentiate(run.outer_loss(theta))
+        if i in run.waypoints:
+            passed = passed + run.waypoints[i](theta)
+    return leaves.differentiate(run.outer_loss(theta) + passed)
 
 
 class _FlatModel(nn.Module):
@@ -55,9 +58,12 @@ def with_higher(run: InnerRun) -> Unrolled:
     model = _FlatModel(run.inner_loss, run.start)
     optimiser = torch.optim.SGD(model.parameters(), lr=float(run.lr.detach()), momentum=run.momentum)
     override: dict[str, list[Any]] = {"lr": [leaves.lr]}
+    passed = torch.zeros((), dtype=run.start.dtype, device=run.start.device)
     with higher.innerloop_ctx(model, optimiser, copy_initial_weights=True, override=override) as (patched, inner):
-        for step in run.steps:
+        for i, step in enumerate(run.steps, 1):
             loss = patched(step.augment(leaves.images[step.index]), leaves.labels[step.index])
             inner.step(loss)
-        theta = next(iter(patched.parameters()))
-        return leaves.differentiate(run.outer_loss(theta))
+            theta = next(iter(patched.parameters()))
+            if i in run.waypoints:
+                passed = passed + run.waypoints[i](theta)
+        return leaves.differentiate(run.outer_loss(theta) + passed)

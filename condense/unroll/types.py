@@ -6,11 +6,11 @@ The run is heavy-ball SGD from theta_0 with v_0 = 0, for i = 0 .. N-1:
     v_{i+1} = momentum v_i + g_i
     theta_{i+1} = theta_i - lr v_{i+1}
 
-and the outer loss is a function of theta_N.
+and the outer loss is a function of theta_N, to which functions of earlier theta_i may be added, the waypoints.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class InnerRun:
     """One inner run and the loss of where it ends. None of the tensors is changed, or gains a graph.
 
     `start` is theta_0 [P]; `images` [n, ch, h, w] and `labels` [n] or [n, classes] are the set; `lr` is 0-dimensional.
+    `waypoints` has the loss of theta_i under the number of steps i, 0 < i < N.
     """
 
     inner_loss: InnerLoss
@@ -44,6 +45,7 @@ class InnerRun:
     lr: Tensor
     steps: Sequence[InnerStep]
     momentum: float = 0.0
+    waypoints: Mapping[int, OuterLoss] = field(default_factory=dict)
 
     @property
     def soft(self) -> bool:

@@ -34,6 +34,18 @@ SMALL: dict[str, dict[str, Any]] = {
     | {"syn_steps": 1, "lr_teacher": 0.05},  # the one number of steps for which its gradient is exact
     "datm": TRAJECTORY | {"lr_y": 1.0},
     "pad": TRAJECTORY | {"lr_y": 1.0, "depth_ratio": 0.25, "add_end_epoch": 1, "score_networks": 1, "score_epochs": 1},
+    "ast": TRAJECTORY
+    | {
+        "expert_epochs": 2,
+        "expert_lr": 0.02,
+        "clip_epochs": 2,
+        "gradient_penalty": 0.1,
+        "weight_perturb": 0.3,
+        "momentum_syn": 0.5,
+        "syn_steps": 4,
+        "lr_teacher": 0.04,
+        "lr_img": 30.0,
+    },
     "dc": GRADIENTS,
     "dsa": GRADIENTS | {"init": "noise"},
     "dm": {"batch_real": 16},
@@ -115,6 +127,7 @@ def trajectory_parts(condenser: Any, problem: Problem) -> dict[str, Any]:
         "start": run.start,
         "outer loss": run.outer_loss(0.9 * run.start),
         "steps": [step.index.tolist() for step in run.steps],
+        "waypoints": {i: float(loss(0.9 * run.start)) for i, loss in run.waypoints.items()},
         "lr": run.lr,
         "momentum": run.momentum,
         "update": state["images.momentum"],

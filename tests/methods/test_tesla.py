@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from condense.config import Layer, resolve
 from condense.errors import ConfigError
+from condense.methods import METHODS
+from condense.methods.mtt import MTT
 from condense.methods.tesla import TESLAConfig
 from condense.synthetic import decode
 
@@ -39,9 +41,10 @@ def test_its_own_gradient_is_that_of_mtt_for_one_step_alone(steps, tmp_path):
     assert (relative_error(*moves) < 1e-12) == (steps == 1)
 
 
-def test_it_takes_the_approximate_gradient_unless_told_otherwise():
-    assert TESLAConfig().unroll == "tesla"
-    assert TESLAConfig().teacher_label is False
+def test_it_alone_takes_the_approximate_gradient_unless_told_otherwise():
+    engines = {name: method.Config().unroll for name, method in METHODS.items() if issubclass(method, MTT)}
+    assert engines == {name: "tesla" if name == "tesla" else "adjoint" for name in engines}
+    assert {"mtt", "ftd", "tesla", "datm", "pad", "ast"} <= engines.keys()
 
 
 # labels

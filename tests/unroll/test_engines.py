@@ -5,7 +5,7 @@ And TESLA's approximation against a graph that stops at each theta_i, and the pa
 
 import gc
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -54,23 +54,25 @@ class Case:
     lr: torch.Tensor
     steps: list
     momentum: float = 0.0
+    waypoints: dict = field(default_factory=dict)
 
     def outer(self, end):
         return normalised_distance(end, self.start, self.target)
 
     def run(self, engine):
-        names = ("start", "images", "labels", "lr", "steps", "momentum")
+        names = ("start", "images", "labels", "lr", "steps", "momentum", "waypoints")
         return engine(InnerRun(InnerLoss(self.loss), self.outer, **{name: getattr(self, name) for name in names}))
 
     def value(self):
         """The outer loss, from the equations of the inner run."""
-        theta, velocity = self.start, 0
-        for step in self.steps:
+        theta, velocity, passed = self.start, 0, 0.0
+        for i, step in enumerate(self.steps, 1):
             point = theta.clone().requires_grad_()
             loss = self.loss(point, step.augment(self.images[step.index]), self.labels[step.index])
             velocity = self.momentum * velocity + torch.autograd.grad(loss, point)[0]
             theta = theta - self.lr * velocity
-        return float(self.outer(theta))
+            passed += float(self.waypoints[i](theta)) if i in self.waypoints else 0.0
+        return float(self.outer(theta)) + passed
 
     def moved(self, name, direction):
         return replace(self, **{name: getattr(self, name) + direction})
@@ -161,6 +163,34 @@ def test_networks_with_every_norm(spec, soft, momentum):
 def test_the_other_families(spec):
     case = make(spec, momentum=0.5, steps=2, lr=0.05)
     assert_same(case.run(adjoint), case.run(full_graph))
+
+
+def with_waypoints(case):
+    """Losses of theta_1 and theta_3 besides that of the end, towards targets of their own."""
+    near, far = (case.start + 0.1 * draw(len(case.start), seed=k) for k in (8, 9))
+    return replace(
+        case,
+        waypoints={
+            1: lambda theta: 0.5 * normalised_distance(theta, case.start, near),
+            3: lambda theta: (theta - far).square().sum().sqrt(),
+        },
+    )
+
+
+@MOMENTA
+@pytest.mark.parametrize("spec", ["two layers", CONVNETS[1]])
+def test_waypoints(spec, momentum):
+    case = with_waypoints(make(spec, dsa="color_crop", momentum=momentum, steps=6))
+    actual = case.run(adjoint)
+    assert float(actual.loss) == pytest.approx(case.value(), rel=1e-12)
+    for oracle in (full_graph, with_higher):
+        assert_same(actual, case.run(oracle))
+    assert_same(case.run(tesla), stopped(case))
+
+
+@MOMENTA
+def test_finite_differences_with_waypoints(momentum):
+    check_differences(with_waypoints(make(momentum=momentum)), step=1e-3)
 
 
 def test_one_engine_for_each_name():
@@ -299,13 +329,14 @@ def stopped(case):
     """Loss and derivatives of a full graph in which theta_i does not depend on the set; g_i does, through x and y."""
     images, lr = case.images.clone().requires_grad_(), case.lr.clone().requires_grad_()
     labels = case.labels.clone().requires_grad_(case.labels.is_floating_point())
-    theta, velocity = case.start.clone(), 0
-    for step in case.steps:
+    theta, velocity, passed = case.start.clone(), 0, 0.0
+    for i, step in enumerate(case.steps, 1):
         point = theta.detach().requires_grad_()
         loss = case.loss(point, step.augment(images[step.index]), labels[step.index])
         velocity = case.momentum * velocity + torch.autograd.grad(loss, point, create_graph=True)[0]
         theta = theta - lr * velocity
-    outer = case.outer(theta)
+        passed = passed + (case.waypoints[i](theta) if i in case.waypoints else 0.0)
+    outer = case.outer(theta) + passed
     leaves = [leaf for leaf in (images, lr, labels) if leaf.requires_grad]
     d_images, d_lr, *d_labels = torch.autograd.grad(outer, leaves)
     return Unrolled(outer.detach(), d_images, d_labels[0] if d_labels else None, d_lr)

@@ -1,0 +1,37 @@
+"""The gradient penalty that makes AST's experts smooth.
+
+Shen, Yang and Lam, 2023, arXiv 2310.10541, in the form of its released code. With J = d/dx of the sum of all logits
+[b, ch, h, w], and r [b, h, w] its norm over the channels, at each place of each image,
+
+    P(theta) = mean of (r - 1)^2
+
+With u = dP/dJ held fixed, dP/dtheta is the derivative of <J, u>, which is a directional derivative of the sum of the
+logits along the images: it is evaluated forward, and one ordinary backward pass gives the gradient (reverse over
+forward), as for inner losses.
+"""
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+
+from condense.networks import Network
+
+EPSILON = 1e-12
+
+
+def penalty(jacobian: Tensor) -> Tensor:
+    """P for J [b, ch, h, w]; 0-dimensional."""
+    return (jacobian.square().sum(1).clamp(min=EPSILON).sqrt() - 1).square().mean()
+
+
+def penalty_gradient(network: Network, theta: Tensor, x: Tensor) -> Tensor:
+    """dP/dtheta [P] for images x [b, ch, h, w], not augmented. Gives no graph."""
+    with torch.enable_grad():
+        images = x.detach().requires_grad_()
+        (J,) = torch.autograd.grad(network.logits(theta.detach(), images).sum(), images)
+        J = J.detach().requires_grad_()
+        (u,) = torch.autograd.grad(penalty(J), J)
+        point = theta.detach().requires_grad_()
+        along = jvp(lambda images: network.logits(point, images).sum(), (x.detach(),), (u,))[1]
+        (gradient,) = torch.autograd.grad(along, point)
+    return gradient
