@@ -16,8 +16,11 @@ from pathlib import Path
 
 import results
 
-METHODS: dict[str, list[str]] = {name: [] for name in ("dc", "dsa", "idc", "dm", "ncfm", "datadam", "mtt", "ftd")}
-METHODS["dm-flip"] = ["--set", "flip=true"]
+NAMES = ("dc", "dsa", "idc", "dm", "ncfm", "datadam", "mtt", "ftd", "tesla", "datm", "ast")
+METHODS: dict[str, list[str]] = {name: [] for name in NAMES}
+METHODS |= {f"{name}-flip": ["--set", "flip=true"] for name in ("dm", "ftd")}
+SIZES = (10, 1)
+"""ipc; in this order, since the experts of the first are trained for longer and serve the second too."""
 
 
 def cell(dataset: str, label: str, ipc: int, data_root: Path, folder: Path, threads: int) -> str:
@@ -49,7 +52,7 @@ def main() -> None:
     folders: list[Path] = []
     with ThreadPoolExecutor(given.jobs) as pool:
         running = []
-        for dataset, ipc, label in product(("cifar10", "fashion_mnist"), (1, 10), METHODS):
+        for dataset, ipc, label in product(("cifar10", "fashion_mnist"), SIZES, METHODS):
             folder = given.out / f"{dataset}-{label}-ipc{ipc}"
             if not given.only or folder.name in given.only:
                 folders.append(folder)
