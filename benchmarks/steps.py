@@ -1,6 +1,7 @@
 """What one unit of work takes: the code that `condense run` runs, on random data of CIFAR-10's shape.
 
     python benchmarks/steps.py trajectory --steps 10 --batch 100     one MTT iteration: the exact gradient
+    python benchmarks/steps.py tesla --steps 10 --batch 100          one TESLA iteration: its approximate gradient
     python benchmarks/steps.py dm                                    one DM iteration, 256 real images per class
     python benchmarks/steps.py gm                                    one DC iteration, likewise
     python benchmarks/steps.py expert --images 2560                  one epoch of an expert, batches of 256
@@ -84,10 +85,11 @@ def unit(given: argparse.Namespace) -> Callable[[], object]:
     spec = f"convnet:width={given.width}"
     problem = partial(random_problem, spec, precision=given.precision)
     match given.what:
-        case "trajectory":
+        case "trajectory" | "tesla":
             ipc = given.batch // given.classes
             setting = problem(ipc, ipc, classes=given.classes, size=given.size)
-            return iterations("mtt", setting, syn_steps=given.steps, num_experts=1, unroll=given.unroll)
+            method, unroll = ("mtt", given.unroll) if given.what == "trajectory" else ("tesla", "tesla")
+            return iterations(method, setting, syn_steps=given.steps, num_experts=1, unroll=unroll)
         case "dm":
             return iterations("dm", problem(256, 10))
         case "gm":
@@ -114,7 +116,7 @@ def unit(given: argparse.Namespace) -> Callable[[], object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["trajectory", "dm", "gm", "expert", "eval"])
+    parser.add_argument("what", choices=["trajectory", "tesla", "dm", "gm", "expert", "eval"])
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--width", type=int, default=128)
