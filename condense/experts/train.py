@@ -59,8 +59,9 @@ class ExpertPlan(BaseModel):
 
     def loss_factor(self, epoch: int) -> float:
         """rho_e, the factor on the cross-entropy in an epoch."""
-        if self.clip_loss is None or self.clip_epochs is None:
+        if self.clip_loss is None:
             return 1.0
+        assert self.clip_epochs is not None, "clip_loss comes with clip_epochs"
         return self.clip_loss + (1 - self.clip_loss) * min(1.0, epoch / self.clip_epochs)
 
     def epochs_for(self, experts: int) -> int:
