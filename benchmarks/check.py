@@ -18,11 +18,19 @@ import numpy as np
 
 from condense import api
 from condense.config import Layer, fields, parse_assignment, resolve
-from condense.costs import MAXRSS_UNIT, size
+from condense.costs import size
 from condense.estimate import estimate
 from condense.methods import METHODS
 
 PER_CLASS = 1100
+PROGRAM = """
+import atexit, sys
+from condense.cli import main
+from condense.costs import peak_resident
+atexit.register(lambda: print(peak_resident(), file=sys.stderr))
+main()
+"""
+"""`condense`, with the peak of its memory as its last word."""
 SHORT = {
     "recipe": "none",
     "iterations": 5,
@@ -56,12 +64,10 @@ def actual(values: dict[str, object], out: Path) -> int:
     """The resident peak of `condense run` with these values."""
     words = [f"{key}={value!r}" for key, value in values.items()]
     words = [word.replace("True", "true").replace("False", "false") for word in words]
-    command = [sys.executable, "-m", "condense", "run", "--out", str(out), "--set", *words]
+    command = [sys.executable, "-c", PROGRAM, "run", "--out", str(out), "--set", *words]
     with out.with_suffix(".log").open("w") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(child.pid, 0)
-    assert status == 0, log.name
-    return usage.ru_maxrss * MAXRSS_UNIT
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+    return int(out.with_suffix(".log").read_text().split()[-1])
 
 
 def main() -> None:

@@ -1,15 +1,26 @@
 """What making something took, wall time and memory; and bytes in words."""
 
+import re
 import resource
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Optional
 
 import torch
 
-MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes in the unit of ru_maxrss."""
+STATUS = Path("/proc/self/status")
+
+
+def peak_resident() -> int:
+    """The most bytes of memory that this process has held at a time.
+
+    Linux counts in ru_maxrss what the process that started this one held too; its file for each process does not.
+    """
+    if STATUS.exists() and (found := re.search(r"^VmHWM:\s*(\d+) kB$", STATUS.read_text(), re.MULTILINE)):
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @dataclass(frozen=True)
@@ -37,10 +48,8 @@ class Meter:
         self._began = time.perf_counter()
 
     def read(self) -> Cost:
-        if self._device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self._device)
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
+        cuda = self._device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self._device) if cuda else peak_resident()
         return Cost(time.perf_counter() - self._began, peak)
 
 
