@@ -49,16 +49,8 @@ def test_operations_are_counted():
 
 
 PASSES = {"dc": 7360, "dsa": 7360, "idc": 2346.88, "dm": 2860 / 3, "idm": 20320 / 3, "ncfm": 12640 / 3}
-PASSES |= {
-    "datadam": 940 / 3,
-    "atom": 940 / 3,
-    "mtt": 8000,
-    "ftd": 8000,
-    "tesla": 8000,
-    "datm": 8000,
-    "pad": 8000,
-    "ast": 8000,
-}
+PASSES |= {"datadam": 940 / 3, "atom": 940 / 3}
+PASSES |= dict.fromkeys(["mtt", "ftd", "tesla", "datm", "pad", "ast"], 8000)
 
 
 @pytest.mark.parametrize("method", METHODS)
