@@ -1,9 +1,12 @@
 """The gradient penalty that makes AST's experts smooth.
 
-Shen, Yang and Lam, 2023, arXiv 2310.10541, in the form of its released code. With J = d/dx of the sum of all logits
-[b, ch, h, w], and r [b, h, w] its norm over the channels, at each place of each image,
+Shen, Yang and Lam, 2023, arXiv 2310.10541, in the form of Gulrajani et al., 2017, arXiv 1704.00028, eq. (3). With J
+[b, ch, h, w] = d/dx of the sum of all logits, and r [b] its norm over each image,
 
     P(theta) = mean of (r - 1)^2
+
+(The released code takes the norm over the channels alone, at each place of an image, which wants a derivative of 1
+at every pixel and makes networks steeper instead of smoother.)
 
 With u = dP/dJ held fixed, dP/dtheta is the derivative of <J, u>, which is a directional derivative of the sum of the
 logits along the images: it is evaluated forward, and one ordinary backward pass gives the gradient (reverse over
@@ -21,7 +24,7 @@ EPSILON = 1e-12
 
 def penalty(jacobian: Tensor) -> Tensor:
     """P for J [b, ch, h, w]; 0-dimensional."""
-    return (jacobian.square().sum(1).clamp(min=EPSILON).sqrt() - 1).square().mean()
+    return (jacobian.square().sum((1, 2, 3)).clamp(min=EPSILON).sqrt() - 1).square().mean()
 
 
 def penalty_gradient(network: Network, theta: Tensor, x: Tensor) -> Tensor:

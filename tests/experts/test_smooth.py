@@ -54,9 +54,8 @@ def test_its_gradient_by_finite_differences(norm):
         assert measured == pytest.approx(float(gradient @ direction), rel=1e-5)
 
 
-def test_it_is_zero_where_every_place_has_length_one():
-    slope = torch.zeros(2, 3, 4, 4)
-    slope[:, 1] = 1
+def test_it_is_zero_where_every_image_has_length_one():
+    slope = torch.full((2, 1, 4, 4), 0.25)
     assert penalty(slope) == 0
     assert penalty(2 * slope) == pytest.approx(1)
     assert penalty(0 * slope) == pytest.approx(1, rel=1e-5)
@@ -114,7 +113,7 @@ def test_training_with_the_penalty_brings_it_down():
 
     first, *_, last = snapshots(epochs=12, lr=0.05, gradient_penalty=1.0)
     *_, without = snapshots(epochs=12, lr=0.05)
-    assert value(last) < 0.96 * value(first) < value(without)
+    assert value(last) < 0.5 * min(value(first), value(without))
 
 
 # the paper's measure of smoothness: the mean change of the parameters from one epoch to the next
