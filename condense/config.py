@@ -150,6 +150,9 @@ class RunConfig(EvaluationConfig):
         description="of the condenser's convolutions: bf16 rounds what they multiply, parameters and images stay fp32; "
         "needs compile",
     )
+    micro_batch: int | None = Field(
+        None, ge=1, description="images that go through the condenser's network at a time; none: all of a step"
+    )
     recipe: Annotated[str, _checked(_check_recipe)] = Field(
         "auto",
         description="row of configs/<method>.toml that applies: auto (published, else small), published, small, none; "

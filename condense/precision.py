@@ -32,7 +32,12 @@ def precision_cosine(condenser: Condenser, problem: Problem) -> float:
     """The cosine of the first change of the images in the run's precision with that in float32."""
     network = problem.network
     exact = Network(
-        network.name, channels=network.channels, size=network.size, classes=network.classes, device=network.device
+        network.name,
+        channels=network.channels,
+        size=network.size,
+        classes=network.classes,
+        device=network.device,
+        micro_batch=network.micro_batch,
     )
     ours, theirs = (_first_change(condenser, replace(problem, network=used)) for used in (network, exact))
     return float(F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0))

@@ -73,7 +73,7 @@ def check_run(r: RunConfig, data: RealData) -> None:
     problems = too_few(r.ipc, r, data)
     if r.eval_every and not len(data.validation):
         problems.append("eval_every needs a validation split: set validation above 0, or eval_every to 0")
-    misfits = _misfits((r.network, *r.networks), data)
+    misfits = list(dict.fromkeys(_misfits((r.network,), data, r.micro_batch) + _misfits(r.networks, data)))
     embedding = [name for name in (r.method, *r.baselines) if Need.EMBEDDING in METHODS[name].needs]
     if embedding and not misfits and not build_network(r.network, data).has_embedding:
         problems.append(
@@ -95,12 +95,12 @@ def too_few(ipc: int, config: EvaluationConfig, data: RealData) -> list[str]:
     ]
 
 
-def _misfits(networks: Sequence[str], data: RealData) -> list[str]:
+def _misfits(networks: Sequence[str], data: RealData, micro_batch: int | None = None) -> list[str]:
     """What is wrong with these networks for these data."""
     problems = []
     for spec in dict.fromkeys(networks):
         try:
-            build_network(spec, data)
+            build_network(spec, data, micro_batch=micro_batch)
         except ConfigError as error:
             problems.append(str(error))
     return problems
@@ -125,12 +125,12 @@ def build_network(
     *,
     compiled: bool = False,
     precision: Precision = "fp32",
+    micro_batch: int | None = None,
 ) -> Network:
     """The network `spec` for the images and classes of `data`; `precision` is that of a compiled one."""
-    channels, size, classes = data.channels, data.size, data.num_classes
-    if compiled:
-        return CompiledNetwork(spec, precision=precision, channels=channels, size=size, classes=classes, device=device)
-    return Network(spec, channels=channels, size=size, classes=classes, device=device)
+    where: dict[str, Any] = {"channels": data.channels, "size": data.size, "classes": data.num_classes}
+    where |= {"device": device, "micro_batch": micro_batch}
+    return CompiledNetwork(spec, precision=precision, **where) if compiled else Network(spec, **where)
 
 
 def settle_compile(resolved: Resolved, data: RealData) -> Resolved:
@@ -183,7 +183,14 @@ def build_problem(r: RunConfig, data: RealData) -> Problem:
     return Problem(
         data=data,
         preprocessing=fit_preprocessing("zca" if r.zca else "mean_std", data, cache_dir()).to(r.torch_device),
-        network=build_network(r.network, data, r.torch_device, compiled=r.compile == "on", precision=r.precision),
+        network=build_network(
+            r.network,
+            data,
+            r.torch_device,
+            compiled=r.compile == "on",
+            precision=r.precision,
+            micro_batch=r.micro_batch,
+        ),
         augmentation=DSA(r.dsa),
         ipc=r.ipc,
         seed=r.seed,
@@ -235,6 +242,7 @@ def _identity(r: RunConfig, problem: Problem, plan: ExpertPlan) -> dict[str, Any
         "numerics": NUMERICS,
         **({"compiled": COMPILED_NUMERICS} if problem.network.compiled else {}),
         **({"precision": r.precision} if r.precision != "fp32" else {}),
+        **({"micro_batch": r.micro_batch} if r.micro_batch is not None and r.micro_batch < plan.batch else {}),
     }
 
 

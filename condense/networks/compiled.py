@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from condense.networks.convolution import Tape, replay, taped, written_out
 from condense.networks.exact import plain_norms, plain_pools
-from condense.networks.loss import InnerLoss, Kept, Slope
+from condense.networks.loss import InnerLoss, Kept, Slope, in_chunks
 from condense.networks.program import DifferentiableProgram, Program
 from condense.networks.stateless import Network, Precision
 
@@ -42,7 +42,7 @@ class CompiledNetwork(Network):
                 plain_pools(module)
                 written_out(module, torch.bfloat16 if precision == "bf16" else self.dtype)
                 _out_of_place(module)
-        self.loss = CompiledLoss(self, self._module)
+        self.loss = in_chunks(CompiledLoss(self, self._module), self.micro_batch)
         self._gradient = Program("the gradient", self._gradient_and_logits)
         self._embedding = DifferentiableProgram("the embedding", self._embed)
         self._description = DifferentiableProgram("the features", self._features)
@@ -50,18 +50,6 @@ class CompiledNetwork(Network):
     def laid_out(self, tensor: Tensor) -> Tensor:
         """With its channels last, if it has any."""
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-    def embed(self, theta: Tensor, x: Tensor) -> Tensor:
-        features: Tensor = self._embedding(theta, x)
-        return features
-
-    def features(self, theta: Tensor, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        described: tuple[list[Tensor], Tensor] = self._description(theta, x)
-        return described
-
-    def gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = self._gradient(theta, x, y)
-        return found
 
     def _gradient_and_logits(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         def loss(point: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, TypeVar
 
 import torch
@@ -11,11 +11,12 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
 
 from condense import rng
 from condense.errors import ConfigError
 from condense.networks.exact import BatchNorm, stateless
-from condense.networks.loss import InnerLoss
+from condense.networks.loss import InnerLoss, chunks, in_chunks
 from condense.networks.registry import canonical, create
 
 AT_ONCE = 256
@@ -38,9 +39,11 @@ class Network:
     Args:
         spec: a spec string, see `create`.
         device, dtype: where theta and x are, and their floating type.
+        micro_batch: images that the network works on at a time, at most, whatever it is given: the same numbers up to
+            rounding, in less memory. None: all that it is given.
 
     Raises:
-        ConfigError: as `create` does.
+        ConfigError: as `create` does, and for a `micro_batch` where the images of a batch see one another.
     """
 
     compiled = False
@@ -55,6 +58,7 @@ class Network:
         classes: int,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        micro_batch: int | None = None,
     ) -> None:
         self.name = canonical(spec, channels=channels, size=size, classes=classes)
         self.channels, self.size, self.classes = channels, size, classes
@@ -66,8 +70,18 @@ class Network:
         self._sizes = [shape.numel() for shape in self._shapes.values()]
         self._body, self._body_names = _headless(self._module, classes)
         self._activations = _activations(self._body) if self._body is not None else []
-        self._images_meet = any(isinstance(module, BatchNorm) for module in self._module.modules())
-        self.loss = InnerLoss(lambda theta, x, y: F.cross_entropy(self.logits(theta, x), y))
+        self.images_meet = any(isinstance(module, BatchNorm) for module in self._module.modules())
+        if micro_batch is not None and self.images_meet:
+            raise ConfigError(
+                f"micro_batch = {micro_batch}: network {self.name!r} has batch norm, which needs all images of a batch "
+                "at once. Leave micro_batch out, or choose another norm, such as norm=instance"
+            )
+        self.micro_batch = micro_batch
+        self.loss = in_chunks(InnerLoss(lambda theta, x, y: F.cross_entropy(self.logits(theta, x), y)), micro_batch)
+        # What follows sees a micro-batch at most.
+        self._gradient: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = self._gradient_and_logits
+        self._embedding: Callable[[Tensor, Tensor], Tensor] = self._embed
+        self._description: Callable[[Tensor, Tensor], tuple[list[Tensor], Tensor]] = self._features
 
     @property
     def num_parameters(self) -> int:
@@ -99,6 +113,9 @@ class Network:
 
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         """Logits [n, classes] of images x [n, channels, size, size]."""
+        return self._in_chunks(partial(self._logits, theta), x)
+
+    def _logits(self, theta: Tensor, x: Tensor) -> Tensor:
         weights = {name: self.laid_out(weight) for name, weight in self.split(theta).items()}
         logits: Tensor = functional_call(self._module, weights, (self.laid_out(x),))
         return logits
@@ -113,7 +130,7 @@ class Network:
         Raises:
             ConfigError: the network does not end in a Linear layer.
         """
-        return self._embed(theta, x)
+        return self._in_chunks(partial(self._embedding, theta), x)
 
     def _embed(self, theta: Tensor, x: Tensor) -> Tensor:
         if self._body is None:
@@ -128,6 +145,16 @@ class Network:
 
     def gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient [P] of the mean cross-entropy of x by theta, and the logits; y int64 [n] or [n, classes]."""
+        if self.micro_batch is None or len(x) <= self.micro_batch:
+            return self._gradient(theta, x, y)
+        gradient, logits = torch.zeros_like(theta), []
+        for share, part in chunks(self.micro_batch, x, y):
+            part_gradient, part_logits = self._gradient(theta, *part)
+            gradient.add_(part_gradient, alpha=share)
+            logits.append(part_logits)
+        return gradient, torch.cat(logits)
+
+    def _gradient_and_logits(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             point = theta.detach().requires_grad_()
             logits = self.logits(point, x)
@@ -144,7 +171,7 @@ class Network:
         Raises:
             ConfigError: as `embed`.
         """
-        return self._features(theta, x)
+        return self._in_chunks(partial(self._description, theta), x)
 
     def _features(self, theta: Tensor, x: Tensor) -> tuple[list[Tensor], Tensor]:
         maps: list[Tensor] = []
@@ -165,14 +192,25 @@ class Network:
         """function(x[g]) for each group of x [groups, n, ...]; every result gets the groups in front.
 
         `function` maps images [n, ...] to tensors [n, ...] by way of this network. Where no image sees another, small
-        groups share a batch; batch normalisation keeps to its group.
+        groups share a batch, and a large one may be split; batch normalisation keeps to its group.
         """
-        together = 1 if self._images_meet else max(1, AT_ONCE // x.shape[1])
-        parts = [
-            tree_map(lambda out, shape=groups.shape: out.unflatten(0, shape[:2]), function(groups.flatten(0, 1)))
-            for groups in x.split(together)
-        ]
-        whole: Out = tree_map(lambda *tensors: torch.cat(tensors), *parts)
+        n = x.shape[1]
+        together = n if self.images_meet else n * max(1, AT_ONCE // n)
+        size = min(together, self.micro_batch or together)
+        parts = self._in_chunks(function, x.flatten(0, 1), size)
+        found: Out = tree_map(lambda out: out.unflatten(0, x.shape[:2]), parts)
+        return found
+
+    def _in_chunks(self, function: Callable[[Tensor], Out], x: Tensor, size: int | None = None) -> Out:
+        """function(x), which maps images [n, ...] to tensors [n, ...], for `size` images at a time, or `micro_batch`.
+
+        With a micro_batch only x and the results are kept for the backward pass, which computes all else again.
+        """
+        size = size or self.micro_batch or len(x)
+        if len(x) <= size:
+            return function(x)
+        once = function if self.micro_batch is None else partial(checkpoint, function, use_reentrant=False)
+        whole: Out = tree_map(lambda *tensors: torch.cat(tensors), *(once(chunk) for chunk in x.split(size)))
         return whole
 
     def _create(self) -> nn.Module:

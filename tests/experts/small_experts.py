@@ -21,15 +21,15 @@ def inputs_and_labels():
     return Inputs(Split(images, labels), Preprocessing("mean_std", values)), labels
 
 
-def network(spec=CONVNET):
-    return Network(spec, **ON, dtype=torch.float64)
+def network(spec=CONVNET, micro_batch=None):
+    return Network(spec, **ON, dtype=torch.float64, micro_batch=micro_batch)
 
 
-def snapshots(index=0, *, spec=CONVNET, seed=SEED, data=None, **plan):
+def snapshots(index=0, *, spec=CONVNET, micro_batch=None, seed=SEED, data=None, **plan):
     """The trajectory of one expert, as an iterator."""
     inputs, labels = data or inputs_and_labels()
     plan = ExpertPlan(**{"epochs": 3, "lr": 0.1, "batch": BATCH, **plan})
-    return train_expert(network(spec), inputs, labels, plan, seed=seed, index=index)
+    return train_expert(network(spec, micro_batch), inputs, labels, plan, seed=seed, index=index)
 
 
 def same_module(index=0, spec=CONVNET):

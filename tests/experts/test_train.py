@@ -42,6 +42,12 @@ def test_is_torchs_sgd_on_the_same_batches(dsa, momentum):
         torch.testing.assert_close(theta, flat(module), rtol=1e-11, atol=1e-13)
 
 
+def test_batches_may_be_split():
+    plan = {"rho": 0.01, "alpha": 1.0, "cutmix": 0.5, "dsa": FULL_STRATEGY}
+    for theta, split in zip(snapshots(**plan), snapshots(micro_batch=3, **plan), strict=True):
+        torch.testing.assert_close(split, theta, rtol=1e-10, atol=1e-12)
+
+
 def test_is_torchs_sgd_with_weight_decay_and_a_falling_rate():
     """MultiStepLR, which steps after each epoch: at its milestone 2 the epochs 2, 3, ... have the lower rate."""
     module = same_module(1)

@@ -9,13 +9,14 @@ from typing import get_args
 import pytest
 import torch
 from problems import SMALL, blobs, make_condenser, make_problem, relative_error
+from torch import nn
 
 from condense.config import Layer, find_row, resolve, rows
 from condense.evaluation import TestSet, TrainingSet, evaluate, load_protocol
 from condense.methods import METHODS
 from condense.methods.learned import Learned
 from condense.methods.matching import Matching
-from condense.networks import canonical
+from condense.networks import Network, canonical
 from condense.resources import config_path
 from condense.runs import RunFolder
 from condense.synthetic.initial import Initial
@@ -263,6 +264,31 @@ def test_classes_one_at_a_time_or_all_together(name, network, tmp_path):
             condenser.step(state, problem, iteration)
         assert all(relative_error(state["images"], other) < 1e-12 for other in sets)
         sets.append(state["images"])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_two_images_at_a_time_or_all_together(name, tmp_path, monkeypatch):
+    """Where the set starts and the first update, with what follows it; and no module of the network meets a third."""
+    condenser, call, met = make_condenser(name), nn.Module.__call__, []
+
+    def watched(module, *inputs):
+        met.extend(len(given) for given in inputs if given.ndim == 4)
+        return call(module, *inputs)
+
+    monkeypatch.setattr(nn.Module, "__call__", watched)
+    problem = make_problem(condenser, tmp_path, dtype=torch.float64, ipc=3)
+    on = {"channels": 1, "size": 8, "classes": 3, "dtype": torch.float64}
+    states = []
+    for micro_batch in (None, 2):
+        met.clear()
+        split = replace(problem, network=Network(problem.network.name, micro_batch=micro_batch, **on))
+        state = condenser.init(split)
+        if name in LEARNING:
+            condenser.step(state, split, 0)
+        states.append(state)
+        assert name == "random" or (max(met) <= 2) == (micro_batch == 2)
+    for key, tensor in states[0].items():
+        torch.testing.assert_close(states[1][key], tensor, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("network", ["convnet:width=4,depth=2", BATCH_NORM])
