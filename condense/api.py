@@ -37,6 +37,7 @@ from condense.config import MIRROR_FREE, EvaluationConfig, Layer, Resolved, read
 from condense.costs import Cost
 from condense.data import fit_preprocessing
 from condense.errors import ConfigError, DataError, unknown
+from condense.estimate import settle_memory
 from condense.evaluation import (
     AnyDataset,
     Evaluation,
@@ -88,7 +89,7 @@ def distill(method: str, ipc: int, *, out: Path | str, **values: Any) -> RunResu
 
 def run(resolved: Resolved, out: Path) -> RunResult:
     """A new run in the folder `out`, of a configuration that is already resolved."""
-    resolved, problem = prepare(resolved)
+    resolved, problem = fit_memory(*prepare(resolved))
     with RunFolder.create(out) as folder:
         folder.write_config(resolved.values(), resolved.origins)
         return _execute(resolved, problem, folder)
@@ -116,6 +117,17 @@ def prepare(resolved: Resolved) -> tuple[Resolved, Problem]:
     return resolved, problem
 
 
+def fit_memory(resolved: Resolved, problem: Problem) -> tuple[Resolved, Problem]:
+    """What `prepare` gave, with a micro_batch that keeps the run within its memory_limit, if it has one.
+
+    A run that is resumed has it already.
+    """
+    if resolved.run.memory_limit is None:
+        return resolved, problem
+    resolved = settle_memory(resolved, problem)
+    return resolved, provide.build_problem(resolved.run, problem.data)
+
+
 def _load(resolved: Resolved) -> tuple[Resolved, Problem]:
     data = provide.load_run_data(resolved.run)
     resolved = provide.settle_compile(resolved, data)
@@ -126,7 +138,7 @@ def train_buffer(resolved: Resolved) -> Path:
     """Train the experts that a run of this configuration needs, and return the folder that holds them."""
     if not isinstance(resolved.method, ExpertConfig):
         raise ConfigError(f"method {resolved.run.method!r} needs no experts, so there is no buffer to train")
-    resolved, problem = _load(resolved)
+    resolved, problem = fit_memory(*_load(resolved))
     with stop_signals() as stop:
         return provide.experts(resolved, problem, stop).path
 

@@ -153,6 +153,12 @@ class RunConfig(EvaluationConfig):
     micro_batch: int | None = Field(
         None, ge=1, description="images that go through the condenser's network at a time; none: all of a step"
     )
+    memory_limit: float | None = Field(
+        None,
+        gt=0,
+        description="memory of training and distillation, in GB (10^9 bytes): micro_batch is set by rehearsals so that "
+        "they fit; none: no limit",
+    )
     recipe: Annotated[str, _checked(_check_recipe)] = Field(
         "auto",
         description="row of configs/<method>.toml that applies: auto (published, else small), published, small, none; "

@@ -14,9 +14,11 @@ What the cache holds of experts, teachers and evaluations of baselines takes no 
 
 import json
 import logging
+import math
 import subprocess
 import sys
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 
 from condense.config import Resolved
 from condense.costs import size
@@ -29,6 +31,9 @@ from condense.rehearsal import Phase
 logger = logging.getLogger("condense")
 
 FLOAT = 4
+GB = 10**9
+MICRO_BATCHES = tuple(2**power for power in range(8, -1, -1))
+"""What memory_limit chooses from: 256, 128, ... 1 images at a time."""
 BUFFER_BYTES = {"float32": 4, "bfloat16": 2}
 REHEARSAL = (sys.executable, "-m", "condense", "rehearse")
 
@@ -106,8 +111,47 @@ def _too_large(words: str, phases: list[Phase]) -> str:
     done = f" after {phases[-1].name}, which took {size(phases[-1].peak_bytes)}" if phases else ""
     return (
         f"memory is not enough for this run: {words}{done}. Lower ipc or the batch sizes (`condense ls keys METHOD`), "
-        "choose a smaller network, or take a machine with more memory"
+        "choose a smaller network, or give micro_batch or memory_limit"
     )
+
+
+def settle_memory(resolved: Resolved, problem: Problem) -> Resolved:
+    """The configuration with the largest micro_batch that keeps within its memory_limit.
+
+    Rehearsed are micro_batch as it is, and then, if that was none, some of MICRO_BATCHES. The run records what came
+    out, so that it has the same bits wherever it is resumed. Raises ConfigError, with what the least takes, if nothing
+    fits.
+    """
+    r, network = resolved.run, problem.network
+    assert r.memory_limit is not None
+    limit, limit_bytes = f"memory_limit = {r.memory_limit} GB", r.memory_limit * GB
+    choices = (r.micro_batch, *(MICRO_BATCHES if r.micro_batch is None and not network.images_meet else ()))
+    found = ""
+
+    def given(micro_batch: int | None) -> Resolved:
+        return replace(resolved, run=r.model_copy(update={"micro_batch": micro_batch}))
+
+    def fits(micro_batch: int | None) -> bool:
+        nonlocal found
+        try:
+            peak: float = max(phase.peak_bytes for phase in rehearse(given(micro_batch), whole=False))
+            found = f"micro_batch = {micro_batch or 'none'} takes {size(peak)}"
+        except TooLarge:
+            peak, found = math.inf, f"micro_batch = {micro_batch or 'none'} takes more than there is"
+        logger.info(found)
+        return peak <= limit_bytes
+
+    if fits(choices[0]):
+        return resolved
+    place = bisect_left(choices, True, lo=1, key=fits)
+    if place == len(choices):
+        meet = f", and the batch norm of network {network.name!r} needs whole batches" if network.images_meet else ""
+        raise ConfigError(
+            f"{limit} is not enough: {found}{meet}. "
+            "Raise it, choose a smaller network or data set, or lower ipc or the batch sizes"
+        )
+    origin = f"{limit} ({resolved.origins['memory_limit']})"
+    return replace(given(choices[place]), origins=resolved.origins | {"micro_batch": origin})
 
 
 def disk(resolved: Resolved, problem: Problem, state: int) -> dict[str, float]:

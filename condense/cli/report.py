@@ -239,6 +239,7 @@ def check_rows(resolved: Resolved, problem: Problem, estimate: Estimate) -> list
         ("data", f"{counts}, {form} ({data.source})"),
         ("network", f"{problem.network.name}, {problem.network.num_parameters} parameters"),
         ("compile", f"{r.compile} ({resolved.origins['compile']})"),
+        *([("micro_batch", f"{word(r.micro_batch)} ({resolved.origins['micro_batch']})")] if r.memory_limit else []),
         ("", "estimates from a rehearsal of the run; nothing was trained"),
         ("disk", _sum(estimate.disk)),
         ("memory", f"about {size(max(estimate.peaks.values()))} at most"),

@@ -369,7 +369,7 @@ def check(flags: RunFlags = NO_FLAGS) -> None:
     from condense.estimate import estimate
 
     resolved = flags.resolve()
-    resolved, problem = api.prepare(resolved)
+    resolved, problem = api.fit_memory(*api.prepare(resolved))
     print(report.columns(report.check_rows(resolved, problem, estimate(resolved, problem))))
 
 

@@ -40,7 +40,8 @@ lock = (run / "lock").open("a")
 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 resumed = (run / "config.toml").exists()
 if not resumed:
-    (run / "config.toml").write_text(config.read_text() + 'compile = "off"  # settled\\n')
+    settled = 'compile = "off"\\n' + ("micro_batch = 8\\n" if "memory_limit = " in config.read_text() else "")
+    (run / "config.toml").write_text(config.read_text() + settled)
 with (run.parent.parent / "calls.jsonl").open("a") as calls:
     call = {"cell": run.name, "resumed": resumed, "threads": os.environ["OMP_NUM_THREADS"], "began": time.time()}
     story = json.loads((run.parent.parent / "story.json").read_text()).get(run.name, "")
@@ -263,6 +264,16 @@ def test_a_grid_that_contradicts_cells_is_refused_and_changes_nothing(bench):
     assert len(lines) == 2 and "choose another --out" in lines[1]
     after = {path: path.read_bytes() for path in bench.path.rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_a_cell_whose_micro_batch_came_of_its_memory_limit_fits_the_grid(bench):
+    for _ in range(2):
+        assert run(bench, text="memory_limit = 1.0\n") == []
+    assert len(calls(bench)) == 4 and "micro_batch = 8" in (bench.run(NAMES[0]) / "config.toml").read_text()
+    with pytest.raises(ConfigError, match="micro_batch = 8 there, 9 in the grid"):
+        run(bench, text="memory_limit = 1.0\nmicro_batch = 9\n")
+    with pytest.raises(ConfigError, match="micro_batch = 8 there, None in the grid"):
+        run(bench)
 
 
 def test_a_cell_that_never_began_takes_the_new_keys(bench):
