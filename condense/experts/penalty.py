@@ -28,7 +28,14 @@ def penalty(jacobian: Tensor) -> Tensor:
 
 
 def penalty_gradient(network: Network, theta: Tensor, x: Tensor) -> Tensor:
-    """dP/dtheta [P] for images x [b, ch, h, w], not augmented. Gives no graph."""
+    """dP/dtheta [P] for images x [b, ch, h, w], not augmented. Gives no graph; the network's `micro_batch` splits x."""
+    gradient = torch.zeros_like(theta)
+    for part in x.split(network.micro_batch or len(x)):
+        gradient += len(part) / len(x) * _gradient(network, theta, part)
+    return gradient
+
+
+def _gradient(network: Network, theta: Tensor, x: Tensor) -> Tensor:
     with torch.enable_grad():
         images = x.detach().requires_grad_()
         (J,) = torch.autograd.grad(network.logits(theta.detach(), images).sum(), images)

@@ -36,6 +36,14 @@ def test_its_gradient_is_that_of_double_backward(spec):
     assert (actual - expected).norm() < 1e-9 * expected.norm() and expected.norm() > 0
 
 
+def test_a_micro_batch_changes_nothing_but_the_rounding():
+    shape = {"channels": 2, "size": 8, "classes": 3, "dtype": torch.float64}
+    whole, parts = (Network(NORMS[1], **shape, micro_batch=micro_batch) for micro_batch in (None, 3))
+    theta, x = whole.init(0, "theta"), draw(7, 2, 8, 8, seed=1)
+    expected = penalty_gradient(whole, theta, x)
+    assert (penalty_gradient(parts, theta, x) - expected).norm() < 1e-12 * expected.norm()
+
+
 @pytest.mark.parametrize("norm", ["instance", "batch", "layer"])
 def test_its_gradient_by_finite_differences(norm):
     net = Network(
