@@ -89,8 +89,9 @@ def distill(method: str, ipc: int, *, out: Path | str, **values: Any) -> RunResu
 
 def run(resolved: Resolved, out: Path) -> RunResult:
     """A new run in the folder `out`, of a configuration that is already resolved."""
-    resolved, problem = fit_memory(*prepare(resolved))
+    resolved, problem = prepare(resolved)
     with RunFolder.create(out) as folder:
+        resolved, problem = fit_memory(resolved, problem)
         folder.write_config(resolved.values(), resolved.origins)
         return _execute(resolved, problem, folder)
 

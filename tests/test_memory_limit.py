@@ -10,7 +10,7 @@ import pytest
 from condense import api, estimate, provide
 from condense.cli import main
 from condense.config import Layer, resolve
-from condense.errors import ConfigError
+from condense.errors import ConfigError, RunError
 from condense.estimate import GB, MICRO_BATCHES, TooLarge, rehearse, settle_memory
 from condense.rehearsal import Phase
 from condense.runs import RunFolder
@@ -85,7 +85,8 @@ def test_what_fits_is_left_as_it_is(micro_batch, limit, tried):
 def test_what_cannot_fit_is_refused_with_the_least_it_takes(values, words, tried, tmp_path):
     with pytest.raises(ConfigError, match=words):
         api.run(resolved(**values), tmp_path / "run")
-    assert tried and not (tmp_path / "run").exists()
+    assert tried
+    RunFolder.create(tmp_path / "run").close()  # it is as good as new
 
 
 def test_batch_norm_cannot_be_split():
@@ -100,6 +101,10 @@ def test_batch_norm_cannot_be_split():
 
 def test_a_run_records_it_and_goes_on_with_it(tried, tmp_path):
     made = api.distill("dm", 1, out=tmp_path / "run", memory_limit=0.25, **SETTINGS)
+    settled = list(tried)
+    with pytest.raises(RunError, match="exists and is not empty"):
+        api.distill("dm", 1, out=made.run, memory_limit=0.25, **SETTINGS)
+    assert tried == settled == [None, 16, 64, 32]
     written = (made.run / "config.toml").read_text()
     assert "micro_batch = 32  # memory_limit = 0.25 GB (" in written
     tried.clear()
