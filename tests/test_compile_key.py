@@ -59,8 +59,12 @@ def test_passes_of_an_iteration(method):
     assert METHODS[method].Config().passes(10, 10) == pytest.approx(PASSES.get(method, 0))
 
 
-def test_without_a_compiler(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda _: None)
+@pytest.mark.parametrize("disabled", [False, True])
+def test_without_a_compiler(disabled, monkeypatch):
+    if disabled:
+        monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
+    else:
+        monkeypatch.setattr(shutil, "which", lambda _: None)
     resolved, _ = settled(**LARGE)
     assert resolved.run.compile == "off" and resolved.origins["compile"].endswith("no C++ compiler")
     with pytest.raises(ConfigError, match="compile = 'on' needs a C\\+\\+ compiler: install g\\+\\+"):

@@ -15,8 +15,10 @@ COMPILED_NUMERICS = 2
 
 
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler, which torch.compile needs on the CPU."""
-    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+    """Whether there is a C++ compiler, which torch.compile needs on the CPU, and TORCH_COMPILE_DISABLE is not set."""
+    return os.environ.get("TORCH_COMPILE_DISABLE") != "1" and any(
+        map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))
+    )
 
 
 def compiling_pays(operations: float, device: torch.device) -> bool:
