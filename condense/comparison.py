@@ -17,7 +17,7 @@ from condense.config import EvaluationConfig, Resolved, RunConfig
 from condense.data import Preprocessing, RealData
 from condense.evaluation import Evaluation, NetworkLike, Protocol, TestSet, TrainingSet, evaluate, load_protocol
 from condense.files import write_atomic
-from condense.methods import METHODS, Condenser, Metrics, Problem
+from condense.methods import METHODS, Condenser, Metrics, Problem, TeacherConfig
 from condense.networks import COMPILED_NUMERICS, has_compiler
 from condense.runs import RunFolder, StopFlag
 from condense.synthetic import DistilledSet, State
@@ -170,6 +170,8 @@ def real_images(
         return training_set(condenser.distilled(condenser.init(provided)))
 
     key = {"method": name, "ipc": problem.ipc, "condenser_network": problem.network.name}
+    if isinstance(config, TeacherConfig):
+        key["teacher"] = provide.teacher_file(resolved, problem).stem  # its bits depend on more than the above
     return key | config.model_dump(mode="json"), make
 
 

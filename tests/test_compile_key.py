@@ -7,12 +7,13 @@ import tomllib
 import pytest
 
 from condense import api
+from condense.comparison import real_images
 from condense.config import Layer, resolve
 from condense.errors import ConfigError
 from condense.methods import METHODS
 from condense.networks.paying import COMPILE_PAYS
 from condense.provide import planned_operations, settle_compile, store_path
-from condense.runs import RunFolder
+from condense.runs import RunFolder, StopFlag
 
 LARGE = {"method": "mtt", "ipc": 10, "iterations": 10**6, "recipe": "none", "num_experts": 2}
 
@@ -86,3 +87,14 @@ def test_a_run_records_it_and_a_run_of_an_earlier_version_goes_on_without(tmp_pa
         folder.write_config(config, dict.fromkeys(config, "default"))
     artifact = api.resume(tmp_path / "old").artifact
     assert json.loads((artifact / "manifest.json").read_text())["config"]["compile"] == "off"
+
+
+@pytest.mark.parametrize(("baseline", "changes"), [("kmeans", True), ("random", False)])
+def test_what_changes_the_bits_of_a_teacher_changes_the_key_of_a_baseline(baseline, changes):
+    keys = []
+    for extra in ({}, {"micro_batch": 8}):
+        resolved, problem = api.prepare(
+            resolve([Layer("test", {"method": "dm", "network": "mlp", "compile": "off"} | extra)])
+        )
+        keys.append(real_images(baseline, resolved.run, problem, StopFlag())[0])
+    assert (keys[0] != keys[1]) is changes
