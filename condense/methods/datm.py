@@ -45,7 +45,10 @@ class DATMConfig(FTDConfig, ExpertLabelsConfig):
         None, ge=1, description="U_0: they start before this epoch at the beginning; none: before max_start_epoch"
     )
     expansion_end_epoch: int = Field(
-        0, ge=0, description="E: iterations in which that grows to max_start_epoch (published under this name)"
+        0,
+        ge=0,
+        validate_default=True,
+        description="E: iterations in which that grows to max_start_epoch (published under this name)",
     )
     soft_labels: bool = Field(True, description="learn the labels, from what the experts say; else hard ones")
     lr_y: float = Field(2.0, ge=0, description="learning rate of the labels' logits")
@@ -70,6 +73,17 @@ class DATMConfig(FTDConfig, ExpertLabelsConfig):
                 f"max_start_epoch = {last}"
             )
         return current
+
+    @field_validator("expansion_end_epoch")
+    @classmethod
+    def _comes_with_a_range_that_grows(cls, iterations: int, info: ValidationInfo) -> int:
+        current = info.data.get("current_max_start_epoch")
+        if current is not None and not iterations:
+            raise ValueError(
+                f"expansion_end_epoch = 0: with current_max_start_epoch = {current} it must be above 0, the iterations "
+                "in which the range grows; or leave current_max_start_epoch out"
+            )
+        return iterations
 
 
 C = TypeVar("C", bound=DATMConfig)

@@ -69,6 +69,10 @@ def test_segments_start_between_the_bounds_and_never_at_the_upper_one(tmp_path):
         ({"min_start_epoch": 5}, "min_start_epoch = 5: must be below max_start_epoch = 5"),
         ({"current_max_start_epoch": 6}, "current_max_start_epoch = 6: must be above min_start_epoch = 0 and at most"),
         ({"min_start_epoch": 3, "current_max_start_epoch": 3}, "must be above min_start_epoch = 3"),
+        (
+            {"current_max_start_epoch": 3},
+            "expansion_end_epoch = 0: with current_max_start_epoch = 3 it must be above 0",
+        ),
     ],
 )
 def test_bounds_that_leave_no_epoch_are_refused(wrong, words):
