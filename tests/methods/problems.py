@@ -1,5 +1,6 @@
 """A small, seeded problem that every condenser is tried on."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,20 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
         for name, part in one.items()
         if not (torch.equal(part, other[name]) if isinstance(part, torch.Tensor) else part == other[name])
     }
+
+
+def states(condenser: Condenser, problem: Problem, iterations: int = 4) -> Iterator[dict[str, torch.Tensor]]:
+    """The state at the start and after each iteration, as copies."""
+    state = condenser.init(problem)
+    yield {key: tensor.clone() for key, tensor in state.items()}
+    for iteration in range(iterations):
+        condenser.step(state, problem, iteration)
+        yield {key: tensor.clone() for key, tensor in state.items()}
+
+
+def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def make_condenser(name: str, **values: Any) -> Condenser:

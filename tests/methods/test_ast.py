@@ -2,7 +2,16 @@ import math
 
 import pytest
 import torch
-from problems import blobs, differing, make_condenser, make_problem, relative_error, trajectory_parts
+from problems import (
+    assert_same_bits,
+    blobs,
+    differing,
+    make_condenser,
+    make_problem,
+    relative_error,
+    states,
+    trajectory_parts,
+)
 from torch.nn import functional as F
 
 from condense.config import Layer, resolve, rows
@@ -31,21 +40,12 @@ OFF = MTT_EXPERTS | {
 LONG = {"max_start_epoch": 5, "expert_epochs": 3, "syn_steps": 7}
 
 
-def states(condenser, problem, iterations=4):
-    state = condenser.init(problem)
-    yield {key: tensor.clone() for key, tensor in state.items()}
-    for iteration in range(iterations):
-        condenser.step(state, problem, iteration)
-        yield {key: tensor.clone() for key, tensor in state.items()}
-
-
 def test_with_every_part_off_it_is_mtt_bit_for_bit(tmp_path):
     mtt = make_condenser("mtt", expert_epochs=2)
     ast = make_condenser("ast", **OFF, syn_steps=3, lr_img=3.0, lr_lr=1e-4, lr_teacher=0.03)
     runs = [states(condenser, make_problem(condenser, tmp_path / condenser.name)) for condenser in (mtt, ast)]
     for one, other in zip(*runs, strict=True):
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[key], other[key]) for key in one)
+        assert_same_bits(one, other)
     assert ast.config.expert_plan("flip") == mtt.config.expert_plan("flip")
 
 

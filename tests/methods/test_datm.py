@@ -1,6 +1,15 @@
 import pytest
 import torch
-from problems import blobs, differing, make_condenser, make_problem, relative_error, trajectory_parts
+from problems import (
+    assert_same_bits,
+    blobs,
+    differing,
+    make_condenser,
+    make_problem,
+    relative_error,
+    states,
+    trajectory_parts,
+)
 
 from condense.config import Layer, resolve, rows
 from condense.errors import ConfigError
@@ -10,19 +19,6 @@ from condense.methods.datm import DATMConfig
 
 PLAIN = {"soft_labels": False, "threshold": None, "init": "real"}
 """What leaves nothing of DATM but the range of its start epochs, which is the full one by default."""
-
-
-def states(condenser, problem, iterations=4):
-    state = condenser.init(problem)
-    yield {key: tensor.clone() for key, tensor in state.items()}
-    for iteration in range(iterations):
-        condenser.step(state, problem, iteration)
-        yield {key: tensor.clone() for key, tensor in state.items()}
-
-
-def assert_same_bits(one, other):
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.parametrize(("name", "values"), [("mtt", {}), ("ftd", {"rho": 0.01, "ema_decay": 0.9})])

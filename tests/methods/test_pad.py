@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from problems import differing, make_condenser, make_problem, trajectory_parts
+from problems import assert_same_bits, differing, make_condenser, make_problem, states, trajectory_parts
 
 from condense.config import rows
 from condense.evaluation import load_protocol
@@ -13,16 +13,12 @@ OFF = ALL_IMAGES | {"depth_ratio": 0.0}
 
 
 def test_with_every_ratio_off_it_is_datm_bit_for_bit(tmp_path):
-    states = []
+    runs = []
     for name, values in (("datm", {}), ("pad", OFF)):
         condenser = make_condenser(name, **values)
-        problem = make_problem(condenser, tmp_path / name)
-        state = condenser.init(problem)
-        for iteration in range(5):
-            condenser.step(state, problem, iteration)
-        states.append(state)
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+        runs.append(states(condenser, make_problem(condenser, tmp_path / name), 5))
+    for one, other in zip(*runs, strict=True):
+        assert_same_bits(one, other)
 
 
 SWITCHES = [

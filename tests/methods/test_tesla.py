@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import blobs, make_condenser, make_problem, relative_error
+from problems import assert_same_bits, blobs, make_condenser, make_problem, relative_error, states
 from torch.nn import functional as F
 
 from condense.config import Layer, resolve
@@ -15,20 +15,11 @@ from condense.synthetic import decode
 LABELLED = {"teacher_label": True, "label_expert": 1, "syn_steps": 3}
 
 
-def states(condenser, problem, iterations=4):
-    state = condenser.init(problem)
-    yield {key: tensor.clone() for key, tensor in state.items()}
-    for iteration in range(iterations):
-        condenser.step(state, problem, iteration)
-        yield {key: tensor.clone() for key, tensor in state.items()}
-
-
 def test_with_the_exact_gradient_and_hard_labels_it_is_mtt_bit_for_bit(tmp_path):
     mtt, tesla = make_condenser("mtt"), make_condenser("tesla", syn_steps=3, lr_teacher=0.03, unroll="adjoint")
     problem = make_problem(mtt, tmp_path)
     for one, other in zip(states(mtt, problem), states(tesla, problem), strict=True):
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[key], other[key]) for key in one)
+        assert_same_bits(one, other)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
