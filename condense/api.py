@@ -130,7 +130,7 @@ def fit_memory(resolved: Resolved, problem: Problem) -> tuple[Resolved, Problem]
 
 
 def _load(resolved: Resolved) -> tuple[Resolved, Problem]:
-    data = provide.load_run_data(resolved.run)
+    data = provide.load_run_data(resolved)
     resolved = provide.settle_compile(resolved, data)
     return resolved, provide.build_problem(resolved.run, data)
 
@@ -368,9 +368,9 @@ def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResu
                     checkpoint_every=r.checkpoint_every,
                     trackers=trackers,
                     stop=stop,
-                    observer=validation_observer(resolved, condenser, problem) if r.eval_every else None,
+                    observer=validation_observer(resolved, condenser, provided) if r.eval_every else None,
                 )
-                _save(resolved, problem, condenser.distilled(state), making, folder)
+                _save(resolved, problem, condenser.distilled(state, provided), making, folder)
             evaluations = evaluate_run(resolved, problem, folder, stop)
             baselines = evaluate_baselines(resolved, problem, stop)
         summary = {f"accuracy/{evaluation.network}": evaluation.mean for evaluation in evaluations}

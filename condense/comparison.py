@@ -13,11 +13,11 @@ from pydantic import TypeAdapter
 from condense import provide
 from condense.artifact import DATA, Artifact, Manifest, add_evaluations, load_artifact, read_manifest
 from condense.cache import cache_dir
-from condense.config import EvaluationConfig, Resolved, RunConfig
+from condense.config import EvaluationConfig, Resolved
 from condense.data import Preprocessing, RealData
 from condense.evaluation import Evaluation, NetworkLike, Protocol, TestSet, TrainingSet, evaluate, load_protocol
 from condense.files import write_atomic
-from condense.methods import METHODS, Condenser, Metrics, Problem, TeacherConfig
+from condense.methods import METHODS, Condenser, DecoupledConfig, Metrics, Problem, TeacherConfig
 from condense.networks import COMPILED_NUMERICS, has_compiler
 from condense.runs import RunFolder, StopFlag
 from condense.synthetic import DistilledSet, State
@@ -123,12 +123,12 @@ def record_new(path: Path, evaluations: Sequence[Evaluation]) -> None:
 
 
 def evaluate_baselines(resolved: Resolved, problem: Problem, stop: StopFlag) -> dict[str, list[Evaluation]]:
-    """The run's baselines, with their default settings, and the full data: the same for every method."""
+    """The run's baselines, configured as `baseline` says, and the full data: the same for every method."""
     r, comparison = resolved.run, Comparison(problem.data, problem.preprocessing, resolved.run)
     found: dict[str, list[Evaluation]] = {}
     for name in r.baselines:
         if name != r.method:
-            key, make = real_images(name, r, problem, stop)
+            key, make = real_images(name, resolved, problem, stop)
             protocol = comparison.protocol
             found[name] = [kept(key, make, comparison, protocol, network, stop) for network in r.networks]
     if r.full_data:
@@ -139,7 +139,7 @@ def evaluate_baselines(resolved: Resolved, problem: Problem, stop: StopFlag) -> 
 def missing_baselines(resolved: Resolved, problem: Problem) -> dict[str, list[str]]:
     """The networks on which each baseline, and the full data, are still to be evaluated; none is left out."""
     r, comparison = resolved.run, Comparison(problem.data, problem.preprocessing, resolved.run)
-    sets = {name: real_images(name, r, problem, StopFlag())[0] for name in r.baselines if name != r.method}
+    sets = {name: real_images(name, resolved, problem, StopFlag())[0] for name in r.baselines if name != r.method}
     if r.full_data:
         sets[FULL_DATA] = _FULL_DATA
     missing = {}
@@ -156,33 +156,44 @@ def evaluate_full_data(comparison: Comparison, network: str, stop: StopFlag) -> 
     return kept(_FULL_DATA, lambda: comparison.everything, comparison, protocol, network, stop)
 
 
+def baseline(name: str, resolved: Resolved) -> Resolved:
+    """The baseline `name` beside a run: with its default settings, but for the teachers and labels of a decoupled run."""
+    own, method, values = METHODS[name].Config, resolved.method, {}
+    if isinstance(method, DecoupledConfig) and issubclass(own, DecoupledConfig):
+        values = {key: getattr(method, key) for key in DecoupledConfig.model_fields if key != "iterations"}
+    return Resolved(resolved.run.model_copy(update={"method": name}), own(**values), {})
+
+
 def real_images(
-    name: str, r: RunConfig, problem: Problem, stop: StopFlag
+    name: str, like: Resolved, problem: Problem, stop: StopFlag
 ) -> tuple[dict[str, Any], Callable[[], TrainingSet]]:
-    """What the baseline `name` is with its default settings, for the cache, and what makes its set, once."""
-    config = METHODS[name].Config()
-    resolved = Resolved(r.model_copy(update={"method": name}), config, {})
+    """What the baseline `name` beside the run `like` is, for the cache, and what makes its set, once."""
+    resolved = baseline(name, like)
+    config = resolved.method
 
     @cache
     def make() -> TrainingSet:
         condenser = METHODS[name](config)
         provided, _ = provide.provide(resolved, problem, stop)
-        return training_set(condenser.distilled(condenser.init(provided)))
+        return training_set(condenser.distilled(condenser.init(provided), provided))
 
     key = {"method": name, "ipc": problem.ipc, "condenser_network": problem.network.name}
     if isinstance(config, TeacherConfig):
         key["teacher"] = provide.teacher_file(resolved, problem).stem  # its bits depend on more than the above
+    if isinstance(config, DecoupledConfig):
+        plans = provide.numbered(config.plans(resolved.run.dsa))
+        key["pool"] = [provide.pool_file(resolved, problem, plan, index).stem for plan, index in plans]
     return key | config.model_dump(mode="json"), make
 
 
 def validation_observer(resolved: Resolved, condenser: Condenser, problem: Problem) -> Callable[[State, int], Metrics]:
-    """Validation accuracy of one fresh network every `eval_every` iterations, for the log."""
+    """Validation accuracy of one fresh network every `eval_every` iterations, for the log; of a problem as provided."""
     r, comparison = resolved.run, Comparison(problem.data, problem.preprocessing, resolved.run)
 
     def observe(state: State, iteration: int) -> Metrics:
         if (iteration + 1) % r.eval_every:
             return {}
-        training = training_set(condenser.distilled(state))
+        training = training_set(condenser.distilled(state, problem))
         return {"validation_accuracy": comparison.evaluate(training, comparison.validation, r.network, n=1).mean}
 
     return observe

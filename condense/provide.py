@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +16,14 @@ from torch import Tensor
 from condense.augment import DSA
 from condense.cache import cache_dir
 from condense.config import EvaluationConfig, Resolved, RunConfig
-from condense.costs import Cost, Meter
-from condense.data import RealData, fit_preprocessing, load_dataset
-from condense.errors import ConfigError
+from condense.costs import NOTHING, Cost, Meter
+from condense.data import Inputs, RealData, fit_preprocessing, load_dataset
+from condense.errors import ConfigError, DataError
 from condense.evaluation import NO_VALIDATION, load_protocol
 from condense.experts import ExpertPlan, TrajectoryStore, rank_by_difficulty, train_expert
 from condense.files import write_atomic
 from condense.locks import lock
-from condense.methods import METHODS, ExpertConfig, Need, Problem, TeacherConfig
+from condense.methods import METHODS, DecoupledConfig, ExpertConfig, Need, Problem, TeacherConfig
 from condense.networks import (
     COMPILED_NUMERICS,
     CompiledNetwork,
@@ -33,6 +34,7 @@ from condense.networks import (
     operations,
 )
 from condense.runs import ProgressDisplay, StopFlag, progress
+from condense.teachers import SqueezePlan, Teacher, held_out_accuracy, squeeze
 
 NUMERICS = 1
 """Raised when a change of the code changes the bits of an expert, a teacher or an evaluation: what is kept is stale."""
@@ -54,23 +56,33 @@ def load_data(config: EvaluationConfig) -> RealData:
     return data
 
 
-def load_run_data(r: RunConfig) -> RealData:
+def load_run_data(resolved: Resolved) -> RealData:
     """The run's data set, on the CPU.
 
     Raises DataError for missing or damaged data, and ConfigError as `check_run`.
     """
+    r = resolved.run
     data = load_dataset(r.dataset, root=r.data_root, download=r.download, validation=r.validation)
-    check_run(r, data)
+    check_run(resolved, data)
     return data
 
 
-def check_run(r: RunConfig, data: RealData) -> None:
+def check_run(resolved: Resolved, data: RealData) -> None:
     """Raise ConfigError where the configuration does not fit the data, with all that is wrong.
 
-    A class with fewer than ipc training images, a network that does not take the images or lacks the embedding that a
-    method needs, a use of the validation split without one.
+    A class with too few training images, a network or teacher that does not take the images or lacks what a method
+    needs of it, a use of the validation split without one.
     """
-    problems = too_few(r.ipc, r, data)
+    r, method = resolved.run, resolved.method
+    problems = too_few(r.ipc, r, data, method.real_per_class(r.ipc))
+    if isinstance(method, DecoupledConfig):
+        problems += _misfits(method.teachers, data)
+        without = {"precision": "fp32", "micro_batch": None, "memory_limit": None}
+        problems += [
+            f"{key} = {getattr(r, key)!r}: method {r.method!r} works with teachers, to which it does not apply; take it out"
+            for key, default in without.items()
+            if getattr(r, key) != default
+        ]
     if r.eval_every and not len(data.validation):
         problems.append("eval_every needs a validation split: set validation above 0, or eval_every to 0")
     misfits = list(dict.fromkeys(_misfits((r.network,), data, r.micro_batch) + _misfits(r.networks, data)))
@@ -83,15 +95,16 @@ def check_run(r: RunConfig, data: RealData) -> None:
     refuse(problems + misfits + _unchosen(r, data))
 
 
-def too_few(ipc: int, config: EvaluationConfig, data: RealData) -> list[str]:
-    """What is wrong if a class has fewer than ipc training images."""
-    counts = torch.bincount(data.train.labels, minlength=data.num_classes)
+def too_few(ipc: int, config: EvaluationConfig, data: RealData, wanted: int | None = None) -> list[str]:
+    """What is wrong if a class has fewer training images than ipc, or than are `wanted` for that."""
+    counts, wanted = torch.bincount(data.train.labels, minlength=data.num_classes), wanted or ipc
     smallest = int(counts.argmin())
-    if ipc <= int(counts[smallest]):
+    if wanted <= int(counts[smallest]):
         return []
     return [
         f"ipc = {ipc}: class {data.classes[smallest]!r} of {data.name} has only {int(counts[smallest])} training "
-        f"images (validation = {config.validation} of each class is held out). Choose ipc <= {int(counts[smallest])}"
+        f"images (validation = {config.validation} of each class is held out), and {wanted} are needed. "
+        f"Choose ipc <= {int(counts[smallest]) * ipc // wanted}"
     ]
 
 
@@ -226,23 +239,33 @@ def provide(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[Probl
     if Need.TEACHER in needs:
         theta, costs["teacher"] = teacher(resolved, problem, stop)
         problem = replace(problem, teacher=theta)
+    if Need.POOL in needs:
+        teachers, costs["teachers"] = pool(resolved, problem, stop)
+        problem = replace(problem, pool=teachers)
     return problem, costs
 
 
 def _identity(r: RunConfig, problem: Problem, plan: ExpertPlan) -> dict[str, Any]:
     """Everything that decides the bits of an expert, apart from its index and the number of its epochs."""
     return {
+        **_training_identity(r, problem),
+        "network": problem.network.name,
+        **plan.model_dump(exclude={"epochs"}, exclude_none=True),
+        **({"compiled": COMPILED_NUMERICS} if problem.network.compiled else {}),
+        **({"precision": r.precision} if r.precision != "fp32" else {}),
+        **({"micro_batch": r.micro_batch} if r.micro_batch is not None and r.micro_batch < plan.batch else {}),
+    }
+
+
+def _training_identity(r: RunConfig, problem: Problem) -> dict[str, Any]:
+    """What decides the bits of every network that is trained on the real data, whatever it is."""
+    return {
         "data": problem.data.name.partition(":")[0],
         "data_sha256": problem.data.sha256,
         "validation": r.validation,
         "preprocessing": problem.preprocessing.kind,
-        "network": problem.network.name,
         "seed": problem.seed,
-        **plan.model_dump(exclude={"epochs"}, exclude_none=True),
         "numerics": NUMERICS,
-        **({"compiled": COMPILED_NUMERICS} if problem.network.compiled else {}),
-        **({"precision": r.precision} if r.precision != "fp32" else {}),
-        **({"micro_batch": r.micro_batch} if r.micro_batch is not None and r.micro_batch < plan.batch else {}),
     }
 
 
@@ -356,6 +379,73 @@ def teacher_file(resolved: Resolved, problem: Problem) -> Path:
     plan = resolved.method.teacher_plan(resolved.run.dsa)
     name = digest(_identity(resolved.run, problem, plan) | {"epochs": plan.epochs})[:32]
     return cache_dir() / "teachers" / f"{name}.safetensors"
+
+
+def pool(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[tuple[Teacher, ...], Cost]:
+    """The run's teachers, each from the cache if it is there; and what their training took in all.
+
+    A stop is obeyed between two epochs; the teacher it interrupts is trained again next time, to the same bits.
+    """
+    assert isinstance(resolved.method, DecoupledConfig)
+    teachers, total = [], NOTHING
+    for plan, index in numbered(resolved.method.plans(resolved.run.dsa)):
+        held = held_in_pool(resolved, problem, plan, index)
+        if held is None:
+            held = _squeezed(problem, plan, index, stop)
+            file = pool_file(resolved, problem, plan, index)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            made, cost = held
+            accuracy = torch.nan if made.accuracy is None else made.accuracy
+            numbers = torch.tensor([accuracy, cost.seconds, cost.peak_bytes], dtype=torch.float64)
+            write_atomic(file, save({**made.state(), "numbers": numbers}))
+        teachers.append(held[0])
+        total = Cost(total.seconds + held[1].seconds, max(total.peak_bytes, held[1].peak_bytes))
+    return tuple(teachers), total
+
+
+def numbered(plans: Sequence[SqueezePlan]) -> Iterator[tuple[SqueezePlan, int]]:
+    """Each plan, with the number of equal ones before it: a network is the same in every pool that has it."""
+    for place, plan in enumerate(plans):
+        yield plan, plans[:place].count(plan)
+
+
+def _squeezed(problem: Problem, plan: SqueezePlan, index: int, stop: StopFlag) -> tuple[Teacher, Cost]:
+    data, meter = problem.data, Meter(problem.device)
+    epochs = squeeze(
+        plan, problem.inputs, data.train.labels, classes=data.num_classes, seed=problem.seed, index=index
+    )
+    with progress(plan.epochs, 0, f"teacher {plan.network}") as display:
+        for epoch, module in enumerate(epochs):
+            stop.check()
+            display.update(epoch, {})
+    held_out = Inputs(data.validation, problem.preprocessing)
+    accuracy = held_out_accuracy(module, held_out, data.validation.labels)
+    name = build_network(plan.network, data).name
+    return Teacher(name, module, accuracy), meter.read()
+
+
+def held_in_pool(resolved: Resolved, problem: Problem, plan: SqueezePlan, index: int) -> tuple[Teacher, Cost] | None:
+    """The teacher in the cache and what it took; None if it is not there, or damaged."""
+    try:
+        held = load(pool_file(resolved, problem, plan, index).read_bytes())
+        accuracy, seconds, peak_bytes = held.pop("numbers").tolist()
+        kept = Teacher.from_state(
+            build_network(plan.network, problem.data).name,
+            {name: tensor.to(problem.device) for name, tensor in held.items()},
+            channels=problem.data.channels,
+            size=problem.data.size,
+            classes=problem.data.num_classes,
+            accuracy=None if math.isnan(accuracy) else accuracy,
+        )
+    except (OSError, SafetensorError, KeyError, DataError):
+        return None
+    return kept, Cost(seconds, int(peak_bytes))
+
+
+def pool_file(resolved: Resolved, problem: Problem, plan: SqueezePlan, index: int) -> Path:
+    """Where a teacher of the pool is or will be."""
+    identity = _training_identity(resolved.run, problem) | plan.model_dump() | {"index": index, "squeezed": True}
+    return cache_dir() / "teachers" / f"{digest(identity)[:32]}.safetensors"
 
 
 def _train(

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from condense import provide
-from condense.comparison import FULL_DATA, Comparison, missing_baselines, training_set
+from condense.comparison import FULL_DATA, Comparison, baseline, missing_baselines, training_set
 from condense.config import Resolved, read_resolved
 from condense.costs import Meter
 from condense.data import Inputs, Split
@@ -99,8 +99,7 @@ class Rehearsal:
         for name, networks in missing_baselines(self._resolved, self._problem).items():
             training = comparison.everything
             if networks and name != FULL_DATA:
-                baseline = r.model_copy(update={"method": name})
-                _, _, training = yield from self.making(Resolved(baseline, METHODS[name].Config(), {}))
+                _, _, training = yield from self.making(baseline(name, self._resolved))
             for network in networks:
                 title, protocol = f"evaluation of {name}", comparison.protocol_for(name)
                 yield from self._evaluation(title, training, network, protocol, data.test, r.eval_repeats)
@@ -127,7 +126,7 @@ class Rehearsal:
 
             phase = self._tried("distillation", method.iterations, step, first=step)
             yield replace(phase, state_bytes=sum(tensor.nbytes for tensor in state.values()))
-        return Made(problem, state, training_set(condenser.distilled(state)))
+        return Made(problem, state, training_set(condenser.distilled(state, problem)))
 
     def _provided(self, resolved: Resolved) -> Generator[Phase, None, Problem]:
         """As `provide.provide` does it."""
@@ -246,7 +245,7 @@ def main() -> None:
     with redirect_stdout(sys.stderr):  # whatever else is said
         try:
             resolved = read_resolved(given["values"], "the run that is rehearsed")
-            problem = provide.build_problem(resolved.run, provide.load_run_data(resolved.run))
+            problem = provide.build_problem(resolved.run, provide.load_run_data(resolved))
             rehearsal = Rehearsal(resolved, problem)
             for phase in rehearsal.whole() if given["whole"] else rehearsal.making(resolved):
                 say(phase=asdict(phase))

@@ -14,7 +14,7 @@ from typing import Any
 from condense import provide
 from condense.artifact import Artifact
 from condense.comparison import FULL_DATA, Comparison, artifact_key, evaluate_full_data, kept, real_images, training_set
-from condense.config import RunConfig
+from condense.config import Resolved, RunConfig
 from condense.evaluation import Augmentation, Evaluation, Protocol, TrainingSet, paired_difference
 from condense.evaluation.scores import ars, lrs
 from condense.methods import METHODS
@@ -182,5 +182,5 @@ def _random_images(
         else:
             logger.warning("the set has soft labels, the random images beside it have hard ones")
     problem = replace(problem, preprocessing=comparison.preprocessing)
-    key, make = real_images(method, run, problem, stop)
+    key, make = real_images(method, Resolved(run, METHODS[method].Config(), {}), problem, stop)
     return key, make, "soft" if method == SOFT_RANDOM else "hard"

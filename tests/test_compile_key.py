@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
 
 def settled(**values):
     resolved = resolve([Layer("test", values)])
-    data = api.provide.load_run_data(resolved.run)
+    data = api.provide.load_run_data(resolved)
     return settle_compile(resolved, data), data
 
 

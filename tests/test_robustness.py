@@ -205,7 +205,7 @@ def random_soft(monkeypatch):
     class RandomSoft(METHODS["random"]):
         name = "random_soft"
 
-        def distilled(self, state):
+        def distilled(self, state, problem):  # noqa: ARG002
             return DistilledSet(state["images"], torch.full((len(state["images"]), 10), 0.1))
 
     monkeypatch.setitem(METHODS, "random_soft", RandomSoft)

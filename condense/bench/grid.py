@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -184,7 +184,9 @@ def check(cells: list[Cell]) -> dict[str, Resolved]:
     _refuse(problems)
 
     data: dict[tuple[Any, ...], RealData | None] = {}
-    for r in dict.fromkeys(resolved.run.model_copy(update={"seed": 0}) for resolved in found.values()):
+    without_seed = (replace(held, run=held.run.model_copy(update={"seed": 0})) for held in found.values())
+    for resolved in {(held.run, held.method): held for held in without_seed}.values():
+        r = resolved.run
         source = (r.dataset, r.data_root, r.download, r.validation)
         try:
             if source not in data:
@@ -192,7 +194,7 @@ def check(cells: list[Cell]) -> dict[str, Resolved]:
                 data[source] = load_dataset(r.dataset, root=r.data_root, download=r.download, validation=r.validation)
             held = data[source]
             if held is not None:
-                check_run(r, held)
+                check_run(resolved, held)
             create_trackers(r.tracker, Path())  # a package may be missing
         except CondenseError as error:
             problems.append(error)

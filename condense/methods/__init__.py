@@ -19,6 +19,8 @@ from condense.methods import (
     pad,
     random,
     random_soft,
+    rded,
+    sre2l,
     tesla,
 )
 from condense.methods.base import (
@@ -34,10 +36,12 @@ from condense.methods.base import (
     get_method,
     list_methods,
 )
+from condense.methods.decoupled import DecoupledConfig
 
 __all__ = [
     "METHODS",
     "Condenser",
+    "DecoupledConfig",
     "ExpertConfig",
     "MethodConfig",
     "Metrics",
@@ -65,5 +69,7 @@ __all__ = [
     "pad",
     "random",
     "random_soft",
+    "rded",
+    "sre2l",
     "tesla",
 ]

@@ -22,6 +22,7 @@ from condense.experts import ExpertPlan
 from condense.files import AbsolutePath
 from condense.networks import Network
 from condense.synthetic import DistilledSet, State, class_members, sample_per_class
+from condense.teachers import Teacher
 
 Metrics = dict[str, float]
 BATCH = 1024
@@ -33,6 +34,7 @@ class Need(Enum):
 
     EXPERTS = "experts"  # problem.experts: a store of trajectories, trained as config.expert_plan says
     TEACHER = "teacher"  # problem.teacher: parameters of one network trained on the real data
+    POOL = "pool"  # problem.pool: networks of any kind trained on the real data, as config.plans says
     EMBEDDING = "embedding"  # problem.network ends in a Linear layer, whose input is the embedding
 
 
@@ -46,6 +48,10 @@ class MethodConfig(BaseModel):
     def passes(self, classes: int, ipc: int) -> float:  # noqa: ARG002
         """Images that pass through the network, forward and backward, in one iteration; forward alone is a third."""
         return 0
+
+    def real_per_class(self, ipc: int) -> int:
+        """Real training images that each class must have."""
+        return ipc
 
     @property
     def cells(self) -> int:
@@ -63,7 +69,10 @@ class Trajectories(Protocol):
 
 @dataclass(frozen=True)
 class Problem:
-    """What a condenser may know. `augmentation` is the DSA of the data set; `teacher` a flat parameter vector [P]."""
+    """What a condenser may know. `augmentation` is the DSA of the data set; `teacher` a flat parameter vector [P].
+
+    The pool are teachers of whatever networks; with running statistics, where they have batch norm.
+    """
 
     data: RealData
     preprocessing: Preprocessing
@@ -73,6 +82,7 @@ class Problem:
     seed: int
     experts: Trajectories | None = None
     teacher: Tensor | None = None
+    pool: tuple[Teacher, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -128,8 +138,8 @@ class Condenser(Protocol):
         """Make a state as large as any that the method comes to, in place: for rehearsals of what memory it takes."""
         ...
 
-    def distilled(self, state: State) -> DistilledSet:
-        """The set as it stands."""
+    def distilled(self, state: State, problem: Problem) -> DistilledSet:
+        """The set as it stands, with its labels."""
         ...
 
 

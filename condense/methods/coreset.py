@@ -45,7 +45,7 @@ class Coreset:
     def fill(self, state: State) -> None:
         """Nothing to do: a state keeps its size."""
 
-    def distilled(self, state: State) -> DistilledSet:
+    def distilled(self, state: State, problem: Problem) -> DistilledSet:  # noqa: ARG002
         return DistilledSet(state["images"], state["labels"])
 
 

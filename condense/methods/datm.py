@@ -138,10 +138,10 @@ class DATM(MTT[C]):
             sgd_(state, "labels", gradient, lr=c.lr_y, momentum=c.momentum_y)
         super().update(state, found)
 
-    def distilled(self, state: State) -> DistilledSet:
+    def distilled(self, state: State, problem: Problem) -> DistilledSet:
         if self.config.soft_labels:
             state = state | {"labels": state["labels"].softmax(1)}
-        return super().distilled(state)
+        return super().distilled(state, problem)
 
     def snapshot(self, problem: Problem, expert: int) -> Tensor:
         """theta [P] with which an expert judges images."""

@@ -107,5 +107,5 @@ class Learned(Generic[C]):
         """The images that are handed over."""
         return state["ema"] if self.config.ema_decay else state["images"]
 
-    def distilled(self, state: State) -> DistilledSet:
+    def distilled(self, state: State, problem: Problem) -> DistilledSet:  # noqa: ARG002
         return DistilledSet(self.result(state), state["labels"], factor=self.config.factor)

@@ -194,5 +194,5 @@ class MTT(Learned[M]):
             steps.append(InnerStep(index.to(problem.device, non_blocking=True), replay))
         return steps
 
-    def distilled(self, state: State) -> DistilledSet:
-        return replace(super().distilled(state), lr=float(state["log_lr"].exp()))
+    def distilled(self, state: State, problem: Problem) -> DistilledSet:
+        return replace(super().distilled(state, problem), lr=float(state["log_lr"].exp()))

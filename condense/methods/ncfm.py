@@ -27,7 +27,7 @@ from condense.experts import ExpertPlan
 from condense.methods.base import ExpertConfig, MethodConfig, Metrics, Need, Problem, check_finite, register
 from condense.methods.matching import ClassBatch, Matching, MatchingConfig, Strategy
 from condense.objectives import characteristic_distance
-from condense.synthetic import State, adam_, clamp_to_pixels, sgd_
+from condense.synthetic import State, adam_, adam_moments, clamp_to_pixels, sgd_
 
 STRENGTH = 300
 PER_SCALE = 16
@@ -97,8 +97,7 @@ class NCFM(Matching[NCFMConfig]):
         """The images, what Adam knows of them, and the sampling network psi with its momentum."""
         state = super().init(problem)
         if self.config.optimizer == "adam":
-            state["images.square"] = torch.zeros_like(state["images"])
-            state["images.steps"] = torch.zeros((), dtype=torch.float64, device=problem.device)
+            state |= adam_moments(state, "images")
         if self.config.sampling_net:
             state["psi"] = initial_psi(problem.network.embedding_size, problem.rng("init.psi")).to(state["images"])
             state["psi.momentum"] = torch.zeros_like(state["psi"])

@@ -9,7 +9,7 @@ from condense.synthetic.initial import (
     refuse_small_classes,
     sample_per_class,
 )
-from condense.synthetic.optimiser import State, adam_, sgd_
+from condense.synthetic.optimiser import State, adam_, adam_moments, sgd_
 from condense.synthetic.pixels import clamp_to_pixels
 from condense.synthetic.types import DistilledSet
 from condense.synthetic.views import decode, encode, with_mirror
@@ -19,6 +19,7 @@ __all__ = [
     "Initial",
     "State",
     "adam_",
+    "adam_moments",
     "clamp_to_pixels",
     "class_members",
     "decode",

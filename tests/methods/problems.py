@@ -11,8 +11,9 @@ from condense import rng
 from condense.augment import DSA
 from condense.data import Inputs, Preprocessing, RealData, Split, fit_preprocessing
 from condense.experts import TrajectoryStore, rank_by_difficulty, train_expert
-from condense.methods import METHODS, Condenser, ExpertConfig, Need, Problem, TeacherConfig
+from condense.methods import METHODS, Condenser, DecoupledConfig, ExpertConfig, Need, Problem, TeacherConfig
 from condense.networks import Network
+from condense.teachers import SqueezePlan, Teacher, held_out_accuracy, squeeze
 from condense.unroll import Unrolled
 
 CLASSES = 3
@@ -28,6 +29,14 @@ TRAJECTORY: dict[str, Any] = {
     "lr_teacher": 0.03,
 }
 GRADIENTS: dict[str, Any] = {"outer_loop": 3, "inner_loop": 2, "lr_net": 0.05, "batch_real": 40, "lr_img": 1.0}
+LABELS: dict[str, Any] = {
+    "teachers": ("convnet:width=8,depth=2,norm=batch",),
+    "teacher_epochs": 5,
+    "teacher_lr": 0.05,
+    "teacher_batch": 16,
+    "label_epochs": 3,
+    "label_batch": 4,
+}
 SMALL: dict[str, dict[str, Any]] = {
     "mtt": TRAJECTORY,
     "ftd": TRAJECTORY,
@@ -47,6 +56,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "lr_teacher": 0.04,
         "lr_img": 30.0,
     },
+    "rded": LABELS | {"candidates": 12},
+    "sre2l": LABELS | {"iterations": 30, "lr_img": 0.1, "jitter": 1, "r_bn": 0.1},
     "dc": GRADIENTS,
     "dsa": GRADIENTS | {"init": "noise"},
     "dm": {"batch_real": 16},
@@ -199,7 +210,20 @@ def make_problem(
         assert isinstance(config, TeacherConfig)
         *_, theta = train_expert(net, inputs, labels, config.teacher_plan(dsa), seed=seed, index=0)
         problem = replace(problem, teacher=theta)
+    if Need.POOL in condenser.needs:
+        config = condenser.config  # type: ignore[attr-defined]
+        assert isinstance(config, DecoupledConfig)
+        problem = replace(problem, pool=tuple(_taught(plan, problem, k) for k, plan in enumerate(config.plans(dsa))))
     return problem
+
+
+def _taught(plan: SqueezePlan, problem: Problem, index: int) -> Teacher:
+    """A teacher in the dtype of the problem."""
+    data = problem.data
+    inputs = Inputs(data.train, problem.preprocessing)
+    *_, module = squeeze(plan, inputs, data.train.labels, classes=data.num_classes, seed=problem.seed, index=index)
+    held_out = Inputs(data.validation, problem.preprocessing)
+    return Teacher(plan.network, module, held_out_accuracy(module, held_out, data.validation.labels))
 
 
 class _InDtype:

@@ -13,7 +13,7 @@ def test_without_gsam_and_average_it_is_mtt_bit_for_bit(tmp_path):
         state = condenser.init(problem)
         for iteration in range(5):
             condenser.step(state, problem, iteration)
-        states.append((state, condenser.distilled(state)))
+        states.append((state, condenser.distilled(state, problem)))
     (of_mtt, made_by_mtt), (of_ftd, made_by_ftd) = states
     assert of_mtt.keys() == of_ftd.keys()
     assert all(torch.equal(of_mtt[key], of_ftd[key]) for key in of_mtt)
@@ -38,7 +38,7 @@ def test_the_average_is_on_unless_it_is_turned_off(tmp_path):
     problem = make_problem(ftd, tmp_path)
     state = ftd.init(problem)
     ftd.step(state, problem, 0)
-    assert torch.equal(ftd.distilled(state).images, state["ema"])
+    assert torch.equal(ftd.distilled(state, problem).images, state["ema"])
     assert not torch.equal(state["ema"], state["images"])
 
 

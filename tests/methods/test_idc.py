@@ -240,6 +240,6 @@ def test_an_unknown_operator_is_refused():
 def test_the_default_shows_four_images_for_each_stored_one(tmp_path):
     condenser = METHODS["idc"](METHODS["idc"].Config(train_images=64))
     problem = make_problem(condenser, tmp_path, data=blobs(size=10))
-    made = condenser.distilled(condenser.init(problem))
+    made = condenser.distilled(condenser.init(problem), problem)
     assert made.factor == 2 and made.images.shape == (6, 1, 10, 10)
     assert made.decoded().labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8

@@ -7,7 +7,7 @@ def test_different_real_images_of_each_class(tmp_path):
     sets = []
     for seed in (0, 1):
         problem = make_problem(condenser, tmp_path, ipc=4, seed=seed)
-        made = condenser.distilled(condenser.init(problem))
+        made = condenser.distilled(condenser.init(problem), problem)
         real = problem.preprocessing(problem.data.train.images)
         rows = [int((real - image).abs().flatten(1).sum(1).argmin()) for image in made.images]
         assert len(set(rows)) == 12

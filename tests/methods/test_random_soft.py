@@ -24,7 +24,8 @@ def test_the_images_of_random(tmp_path, seed):
     sets = []
     for name in ("random", "random_soft"):
         condenser = make_condenser(name)
-        sets.append(condenser.distilled(condenser.init(make_problem(condenser, tmp_path, ipc=4, seed=seed))))
+        problem = make_problem(condenser, tmp_path, ipc=4, seed=seed)
+        sets.append(condenser.distilled(condenser.init(problem), problem))
     assert torch.equal(sets[0].images, sets[1].images)
 
 
@@ -32,7 +33,7 @@ def test_the_labels_are_the_softmax_of_the_teacher(tmp_path):
     """An ordinary module with the teacher's parameters, one image at a time, and numpy's exponential."""
     condenser = make_condenser("random_soft", teacher_epochs=2)
     problem = make_problem(condenser, tmp_path, ipc=4)
-    made = condenser.distilled(condenser.init(problem))
+    made = condenser.distilled(condenser.init(problem), problem)
     module = create(problem.network.name, channels=1, size=8, classes=3).eval()
     vector_to_parameters(problem.teacher, module.parameters())
     with torch.no_grad():

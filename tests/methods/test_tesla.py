@@ -48,7 +48,7 @@ def test_the_labels_are_those_of_the_stated_expert_for_the_images_that_are_hande
     problem = make_problem(condenser, tmp_path)
     theta = problem.experts.snapshot(1, 1)
     for state in states(condenser, problem, 3):
-        made = condenser.distilled(state)
+        made = condenser.distilled(state, problem)
         assert made.labels.dtype == torch.float32
         for image, label in zip(made.images, made.labels, strict=True):
             shown = decode(image[None], condenser.config.factor)
@@ -83,7 +83,7 @@ def test_labels_need_no_particular_number_of_images_or_classes(classes, ipc, tmp
     condenser = make_condenser("tesla", **LABELLED, batch_syn=7)
     problem = make_problem(condenser, tmp_path, ipc=ipc, data=blobs(per_class=12, classes=classes))
     *_, last = states(condenser, problem, 2)
-    labels = condenser.distilled(last).labels
+    labels = condenser.distilled(last, problem).labels
     assert labels.shape == (classes * ipc, classes)
     torch.testing.assert_close(labels.sum(1), torch.ones(classes * ipc))
 

@@ -1,0 +1,139 @@
+"""What the decoupled methods share: teachers that a set is made from, and the labels that they give to its views.
+
+Yin, Xing and Shen, "Squeeze, Recover and Relabel", NeurIPS 2023, arXiv 2306.13092. Teachers are trained on the real data
+("squeeze"); the images come from them, or from real images that they judge ("recover"); then, for every epoch that a
+student will train, each image is cut, mirrored and mixed, and the teachers say what they see ("relabel"): what they say
+is kept with the numbers that make the view again, as Shen and Xing do (FKD, ECCV 2022, arXiv 2112.01528).
+"""
+
+from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast
+
+import torch
+from pydantic import AfterValidator, BeforeValidator, Field
+from torch import Tensor
+
+from condense.methods.base import MethodConfig, Need, Problem
+from condense.networks import canonical
+from condense.synthetic import DistilledSet, LabelStore, ShownBatch, State, draw_views, hard_labels, parts, relabel
+from condense.teachers import SqueezePlan
+
+ANY_SIZE = 4096
+"""Image side with which a network is checked before the data are known."""
+
+
+def _known(spec: str) -> str:
+    canonical(spec, channels=3, size=ANY_SIZE, classes=10)
+    return spec
+
+
+NetworkSpec = Annotated[str, AfterValidator(_known)]
+Names = BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
+"""One name is a list of one."""
+
+
+class DecoupledConfig(MethodConfig):
+    """Keys of the teachers and of the labels."""
+
+    teachers: Annotated[tuple[NetworkSpec, ...], Names, Field(min_length=1)] = Field(
+        ("resnet18:norm=batch",),
+        strict=False,
+        description="networks that are trained on the real data; they need batch norm where images are recovered",
+    )
+    teacher_epochs: int = Field(200, ge=1, description="epochs of their training")
+    teacher_optimizer: Literal["sgd", "adam"] = Field("sgd", description="its optimiser; the rate falls along a cosine")
+    teacher_lr: float = Field(0.1, gt=0, description="its learning rate")
+    teacher_momentum: float = Field(0.9, ge=0, lt=1, description="its momentum; Adam's beta_1")
+    teacher_weight_decay: float = Field(5e-4, ge=0, description="its weight decay")
+    teacher_batch: int = Field(128, ge=2, description="its batch size")
+    label_epochs: int = Field(300, ge=1, description="epochs of views that get labels: those that a student trains")
+    label_batch: int = Field(100, ge=2, description="images of a batch of views")
+    label_view: Literal["resized", "shifted", "none"] = Field(
+        "resized", description="a view shows: a part of an image, enlarged; all of it, shifted by up to 4 px; all of it"
+    )
+    label_area: float = Field(0.08, gt=0, le=1, description="smallest part of an image that a resized view shows")
+    label_mix: Literal["cutmix", "mixup", "none"] = Field("cutmix", description="how two views become one")
+    label_bn: Literal["eval", "batch"] = Field(
+        "eval", description="batch norm of teachers that label: running statistics, or those of the images they see"
+    )
+    label_group: int | None = Field(
+        None, ge=2, description="images that teachers label, and students take, together, by `batch`; none: label_batch"
+    )
+
+    def plans(self, dsa: str) -> list[SqueezePlan]:
+        """How each teacher is trained; `dsa` is the run's augmentation strategy, which says what may be mirrored."""
+        return [
+            SqueezePlan(
+                network=spec,
+                epochs=self.teacher_epochs,
+                optimizer=self.teacher_optimizer,
+                lr=self.teacher_lr,
+                momentum=self.teacher_momentum,
+                weight_decay=self.teacher_weight_decay,
+                batch=self.teacher_batch,
+                mirrored="flip" in dsa,
+            )
+            for spec in self.teachers
+        ]
+
+
+C = TypeVar("C", bound=DecoupledConfig)
+
+
+class Decoupled(Generic[C]):
+    """Base of the methods. State: `images` at least. Each says where these come from."""
+
+    name: ClassVar[str]
+    family: ClassVar[str] = "decoupled"
+    Config: ClassVar[type[MethodConfig]]
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.POOL})
+
+    def __init__(self, config: MethodConfig) -> None:
+        assert type(config) is self.Config
+        self.config = cast(C, config)
+
+    def fill(self, state: State) -> None:
+        """Nothing to do: a state keeps its size."""
+
+    def images(self, state: State, problem: Problem) -> Tensor:  # noqa: ARG002
+        """The images that are handed over [classes ipc, ch, s, s], class by class."""
+        return state["images"]
+
+    def label_weights(self, problem: Problem) -> list[float]:
+        """Of each teacher in the logits that label a view. By default all the same."""
+        return [1 / len(problem.pool)] * len(problem.pool)
+
+    def label(self, problem: Problem, batch: ShownBatch) -> Tensor:
+        """What the teachers say of a batch of views, [b, classes]: the weighted sum of their logits."""
+        c, groups = self.config, [batch.x[part] for part in parts(len(batch.x), self.group)]
+        return torch.stack(
+            [
+                weight * torch.cat([teacher.logits(group, bn=c.label_bn) for group in groups])
+                for weight, teacher in zip(self.label_weights(problem), problem.pool, strict=True)
+            ]
+        ).sum(0)
+
+    @property
+    def group(self) -> int:
+        """Images that teachers see together."""
+        return self.config.label_group or self.config.label_batch
+
+    def distilled(self, state: State, problem: Problem) -> DistilledSet:
+        c, images = self.config, self.images(state, problem)
+        views = draw_views(
+            len(images),
+            images.shape[-1],
+            epochs=c.label_epochs,
+            batch=c.label_batch,
+            crop=c.label_view,
+            smallest=c.label_area,
+            mirrored="flip" in problem.augmentation.operations,
+            mix=c.label_mix,
+            draws=lambda epoch: problem.rng("labels", epoch),
+        )
+        store = LabelStore(
+            views,
+            "logits",
+            relabel(images, views, lambda batch: self.label(problem, batch)),
+            group=self.group if c.label_bn == "batch" else None,
+        )
+        return DistilledSet(images, hard_labels(problem.data.num_classes, problem.ipc, images.device), store=store)

@@ -1,0 +1,97 @@
+"""Parts of real images, as a teacher judges them: what RDED makes its images of, and where others start.
+
+Sun, Shi, Yu and Lin, "On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm",
+CVPR 2024, arXiv 2312.03526.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from condense.augment import cut, draw_boxes
+from condense.methods.base import BATCH, MethodConfig, Problem
+from condense.synthetic import sample_per_class
+from condense.teachers import Teacher
+
+SMALLEST = 0.08
+"""Least area of a patch, of its image's."""
+Difficulty = Literal["easy", "medium", "hard"]
+
+
+class PatchConfig(MethodConfig):
+    """Keys of methods that start from patches."""
+
+    candidates: int = Field(300, ge=1, description="real images of each class that patches are looked for in")
+    crops: int = Field(5, ge=1, description="patches of each image that are looked at; the best is a candidate")
+    patch_factor: Literal[1, 2, 3, 4] = Field(1, description="each image is patch_factor x patch_factor patches")
+
+    def real_per_class(self, ipc: int) -> int:
+        """One for each patch."""
+        return ipc * self.patch_factor**2
+
+
+def patched_images(problem: Problem, teacher: Teacher, config: PatchConfig, difficulty: Difficulty = "easy") -> Tensor:
+    """Images [classes ipc, ch, s, s] in the preprocessed space, class by class, each made of f x f patches.
+
+    Of `candidates` images of a class, drawn at random, each gives `crops` squares of an area uniform on [0.08, 1) of its
+    own. A square is brought to the side s / f, and judged in the middle of an image that is zero (the mean colour)
+    elsewhere, by
+
+        loss = -log softmax(f(theta, x))_y
+
+    Each image keeps the patch of the lowest loss, and these are put in order, the lowest first: the easiest f^2 ipc of
+    them are taken, or those around the median, or the hardest. Number k ipc + i becomes the k-th tile, row by row, of
+    image i, so that the easiest patches are the first tiles.
+    """
+    f, wanted = config.patch_factor, problem.ipc * config.patch_factor**2
+    size, images = problem.data.size, []
+    tile = -(-size // f)
+    for c, members in enumerate(problem.members):
+        draws = problem.rng("patches", c)
+        count = min(len(members), max(config.candidates, wanted))
+        assert count >= wanted, "real_per_class says how many there must be"
+        rows = sample_per_class([members], count, draws)
+        boxes = draw_boxes(count * config.crops, size, draws, smallest=SMALLEST, aspect=1.0)
+        best = [
+            _best(problem, teacher, c, part, of_part.unflatten(0, (len(part), -1)), tile)
+            for part, of_part in zip(rows.split(BATCH), boxes.split(BATCH * config.crops), strict=True)
+        ]
+        losses, patches = (torch.cat(parts) for parts in zip(*best, strict=True))
+        order = losses.argsort(stable=True)
+        first = {"easy": 0, "medium": (count - wanted) // 2, "hard": count - wanted}[difficulty]
+        images.append(stitch(patches[order[first : first + wanted]].unflatten(0, (f**2, -1)), size))
+    return torch.cat(images)
+
+
+def _best(
+    problem: Problem, teacher: Teacher, label: int, rows: Tensor, boxes: Tensor, tile: int
+) -> tuple[Tensor, Tensor]:
+    """The lowest loss of each image's boxes [n, crops, 4], and its patch [n, ch, tile, tile]."""
+    inputs, size = problem.inputs[rows.to(problem.device)], problem.data.size
+    before = (size - tile) // 2
+    border = (before, size - tile - before) * 2
+    losses, patches = [], []
+    for k in range(boxes.shape[1]):
+        patch = cut(inputs, boxes[:, k], size=tile)
+        logits = teacher.logits(F.pad(patch, border))
+        losses.append(-logits.log_softmax(1)[:, label])
+        patches.append(patch)
+    lowest, which = torch.stack(losses).min(0)
+    return lowest, torch.stack(patches)[which, torch.arange(len(rows), device=which.device)]
+
+
+def stitch(tiles: Tensor, size: int) -> Tensor:
+    """Images [n, ch, size, size] of tiles [f^2, n, ch, t, t], row by row; a cell is a tile, or its nearest pixels.
+
+    Sides that f does not divide give the first cells one pixel more, as everywhere.
+    """
+    f = round(len(tiles) ** 0.5)
+    template, each = tiles.new_empty(*tiles.shape[1:3], size, size), iter(tiles)
+    bands = []
+    for band in template.tensor_split(f, 2):
+        cells = [F.interpolate(next(each), cell.shape[2:], mode="nearest") for cell in band.tensor_split(f, 3)]
+        bands.append(torch.cat(cells, 3))
+    return torch.cat(bands, 2)
