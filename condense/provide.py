@@ -75,6 +75,7 @@ def check_run(resolved: Resolved, data: RealData) -> None:
     """
     r, method = resolved.run, resolved.method
     problems = too_few(r.ipc, r, data, method.real_per_class(r.ipc))
+    problems += method.misfits(r.ipc, data.num_classes, len(data.validation))
     if isinstance(method, DecoupledConfig):
         problems += _misfits(method.teachers, data)
         without = {"precision": "fp32", "micro_batch": None, "memory_limit": None}

@@ -53,6 +53,10 @@ class MethodConfig(BaseModel):
         """Real training images that each class must have."""
         return ipc
 
+    def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:  # noqa: ARG002
+        """What is wrong with this configuration for so many images per class, classes and held-out images."""
+        return []
+
     @property
     def cells(self) -> int:
         """Images to train on in each stored one."""

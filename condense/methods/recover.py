@@ -32,16 +32,13 @@ SQUARE_DECAY = 0.9
 """Adam's beta_2."""
 
 
-class RecoverConfig(PatchConfig, DecoupledConfig):
+class RecoverConfig(DecoupledConfig):
     """Keys of the methods."""
 
     iterations: int = Field(1000, ge=1, description="updates of the images")
     lr_img: float = Field(0.25, gt=0, description="Adam's learning rate for the images at the start")
     momentum_img: float = Field(0.5, ge=0, lt=1, description="Adam's beta_1 for the images")
     r_bn: float = Field(0.01, ge=0, description="weight of the statistics of batch norm")
-    init: Literal["noise", "real", "easy", "medium", "hard"] = Field(
-        "noise", description="where the images start: noise, real images, or patches of these, by their loss"
-    )
     view: Literal["whole", "resized"] = Field(
         "whole", description="what of the images a teacher sees: all, or a part, enlarged"
     )
@@ -50,10 +47,23 @@ class RecoverConfig(PatchConfig, DecoupledConfig):
         0.0, ge=0, le=1, description="CDA: the part of the iterations in which view_area comes down from 1"
     )
     jitter: int = Field(4, ge=0, description="pixels by which a view is rolled at most, either way down and right")
+
+
+class PixelsConfig(PatchConfig, RecoverConfig):
+    """Keys of the methods that learn every pixel of every image."""
+
+    init: Literal["noise", "real", "easy", "medium", "hard"] = Field(
+        "noise", description="where the images start: noise, real images, or patches of these, by their loss"
+    )
     class_batch: int = Field(100, ge=1, description="classes of a block at most")
+
+    def real_per_class(self, ipc: int) -> int:
+        """One for each patch, if the images start from any."""
+        return ipc if self.init in ("noise", "real") else super().real_per_class(ipc)
 
 
 C = TypeVar("C", bound=RecoverConfig)
+P = TypeVar("P", bound=PixelsConfig)
 
 
 class Voter(NamedTuple):
@@ -72,43 +82,13 @@ class Block(NamedTuple):
 
 
 class Recover(Decoupled[C]):
-    """Base of the methods. State: images, and what Adam knows of them."""
+    """Base of the methods. Each says what is learned, `learned` in the state beside what Adam knows of it."""
 
     learned: ClassVar[str] = "images"
 
-    def init(self, problem: Problem) -> State:
-        state = {"images": self.start(problem)}
-        return state | adam_moments(state, "images")
-
-    def start(self, problem: Problem) -> Tensor:
-        """The images [classes ipc, ch, s, s] that the set starts from, class by class."""
-        c = self.config
-        if c.init == "noise" or c.init == "real":
-            images = initial_images(
-                c.init,
-                problem.data.train,
-                problem.preprocessing,
-                classes=problem.data.num_classes,
-                ipc=problem.ipc,
-                draws=problem.rng("init.images"),
-            )
-        else:
-            images = patched_images(problem, problem.pool[0], c, c.init)
-        return images.to(problem.network.dtype)
-
-    def voters(self, problem: Problem, index: int) -> Sequence[Voter]:  # noqa: ARG002
-        """Who judges the images number `index` of all classes. By default the teachers, with equal weights."""
-        return [Voter(1 / len(problem.pool), teacher) for teacher in problem.pool]
-
     def blocks(self, problem: Problem) -> list[Block]:
-        """Image number 0 of every class, then number 1, ...; `class_batch` classes at a time."""
-        count, ipc = problem.data.num_classes, problem.ipc
-        labels = hard_labels(count, 1, problem.device)
-        return [
-            Block(part * ipc + index, part, self.voters(problem, index))
-            for index in range(ipc)
-            for part in labels.split(self.config.class_batch)
-        ]
+        """What the teachers see together, in the order of their draws."""
+        raise NotImplementedError
 
     def pixels(self, state: State, block: Block, part: Tensor) -> Tensor:  # noqa: ARG002
         """The images [b, ch, s, s] of a block, by what is learned of them. By default the same."""
@@ -163,7 +143,49 @@ class Recover(Decoupled[C]):
         self.move(state, problem, gradient, self.rate(iteration))
         return metrics
 
+    def move(self, state: State, problem: Problem, gradient: Tensor, lr: float) -> None:  # noqa: ARG002
+        """The step down the gradient."""
+        adam_(state, self.learned, gradient, lr=lr, momentum=self.config.momentum_img, decay=SQUARE_DECAY)
+
+
+class RecoverPixels(Recover[P]):
+    """Base of the methods that learn every pixel. State: images, and what Adam knows of them."""
+
+    def init(self, problem: Problem) -> State:
+        state = {"images": self.start(problem)}
+        return state | adam_moments(state, "images")
+
+    def start(self, problem: Problem) -> Tensor:
+        """The images [classes ipc, ch, s, s] that the set starts from, class by class."""
+        c = self.config
+        if c.init == "noise" or c.init == "real":
+            images = initial_images(
+                c.init,
+                problem.data.train,
+                problem.preprocessing,
+                classes=problem.data.num_classes,
+                ipc=problem.ipc,
+                draws=problem.rng("init.images"),
+            )
+        else:
+            images = patched_images(problem, problem.pool[0], c, c.init)
+        return images.to(problem.network.dtype)
+
+    def voters(self, problem: Problem, index: int) -> Sequence[Voter]:  # noqa: ARG002
+        """Who judges the images number `index` of all classes. By default all teachers, with equal weights."""
+        return [Voter(1 / len(problem.pool), teacher) for teacher in problem.pool]
+
+    def blocks(self, problem: Problem) -> list[Block]:
+        """Image number 0 of every class, then number 1, ...; `class_batch` classes at a time."""
+        count, ipc = problem.data.num_classes, problem.ipc
+        labels = hard_labels(count, 1, problem.device)
+        return [
+            Block(part * ipc + index, part, self.voters(problem, index))
+            for index in range(ipc)
+            for part in labels.split(self.config.class_batch)
+        ]
+
     def move(self, state: State, problem: Problem, gradient: Tensor, lr: float) -> None:
-        """The step down the gradient, and back to what pixels can show."""
-        adam_(state, "images", gradient, lr=lr, momentum=self.config.momentum_img, decay=SQUARE_DECAY)
+        """The step, and back to what pixels can show."""
+        super().move(state, problem, gradient, lr)
         state["images"] = clamp_to_pixels(state["images"], problem.preprocessing)

@@ -9,15 +9,15 @@ CV-DD (Cui et al., arXiv 2501.07575).
 from typing import ClassVar
 
 from condense.methods.base import MethodConfig, register
-from condense.methods.recover import Recover, RecoverConfig
+from condense.methods.recover import PixelsConfig, RecoverPixels
 
 
-class SRe2LConfig(RecoverConfig):
+class SRe2LConfig(PixelsConfig):
     """Hyper-parameters of SRe2L."""
 
 
 @register
-class SRe2L(Recover[SRe2LConfig]):
+class SRe2L(RecoverPixels[SRe2LConfig]):
     name: ClassVar[str] = "sre2l"
     summary: ClassVar[str] = "recover images from the statistics of a teacher's batch norm, and label their views"
     citation: ClassVar[str] = """@inproceedings{yin2023sre2l,
