@@ -2,6 +2,13 @@
 
 from condense.objectives.attention import channel_attention, spatial_attention
 from condense.objectives.characteristic import characteristic_distance, characteristic_function
+from condense.objectives.distillation import (
+    distance_loss,
+    distances,
+    divergence,
+    logit_loss,
+    mixed_cross_entropy,
+)
 from condense.objectives.distribution import mean_distance
 from condense.objectives.gradient import (
     absolute_distance,
@@ -19,8 +26,13 @@ __all__ = [
     "characteristic_function",
     "convolutions",
     "cosine_distance",
+    "distance_loss",
+    "distances",
+    "divergence",
     "filtered_distance",
+    "logit_loss",
     "mean_distance",
+    "mixed_cross_entropy",
     "normalised_distance",
     "row_distance",
     "spatial_attention",

@@ -9,6 +9,15 @@ from condense.synthetic.initial import (
     refuse_small_classes,
     sample_per_class,
 )
+from condense.synthetic.label_store import (
+    LabelStore,
+    ShownBatch,
+    StoreKind,
+    Views,
+    draw_views,
+    parts,
+    relabel,
+)
 from condense.synthetic.optimiser import State, adam_, adam_moments, sgd_
 from condense.synthetic.pixels import clamp_to_pixels
 from condense.synthetic.types import DistilledSet
@@ -17,17 +26,24 @@ from condense.synthetic.views import decode, encode, with_mirror
 __all__ = [
     "DistilledSet",
     "Initial",
+    "LabelStore",
+    "ShownBatch",
     "State",
+    "StoreKind",
+    "Views",
     "adam_",
     "adam_moments",
     "clamp_to_pixels",
     "class_members",
     "decode",
+    "draw_views",
     "encode",
     "hard_labels",
     "initial_images",
     "nearest_to_centres",
+    "parts",
     "refuse_small_classes",
+    "relabel",
     "sample_per_class",
     "sgd_",
     "with_mirror",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from condense.synthetic.label_store import LabelStore
 from condense.synthetic.views import decode
 
 
@@ -13,13 +14,15 @@ class DistilledSet:
 
     `images` [n, ch, h, w] float32 in the preprocessed (normalised or whitened) space; `labels` [n] int64 for hard
     labels or [n, classes] float32 probabilities for soft ones; `lr` the learned inner learning rate, if there is one.
-    Each stored image holds factor^2 images to train on.
+    Each stored image holds factor^2 images to train on. `store` has labels of their views, for training that plays
+    them back; whatever else trains on the set takes `labels`.
     """
 
     images: Tensor
     labels: Tensor
     lr: float | None = None
     factor: int = 1
+    store: LabelStore | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -27,4 +30,4 @@ class DistilledSet:
     def decoded(self) -> "DistilledSet":
         """The images [n factor^2, ch, h, w] to train on, with their labels."""
         labels = self.labels.repeat_interleave(self.factor**2, 0)
-        return DistilledSet(decode(self.images, self.factor), labels, self.lr)
+        return DistilledSet(decode(self.images, self.factor), labels, self.lr, store=self.store)
