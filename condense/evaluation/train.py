@@ -16,7 +16,7 @@ from condense.evaluation.fresh import NetworkLike, compiled_network, fresh_netwo
 from condense.evaluation.protocols import Protocol
 from condense.evaluation.sets import TestSet, TrainingSet
 from condense.evaluation.statistics import summary
-from condense.networks import CompiledNetwork
+from condense.networks import CompiledNetwork, images_per_epoch
 from condense.rng import generator, isolated
 
 
@@ -84,16 +84,12 @@ def train_network(
     It ends after so many `updates`, if they are given. `poll` is called after each, and may raise to stop.
 
     The order of epoch e and the draws of step i have addresses of (seed, stream, index, e) and (seed, stream, index, i)
-    alone. Batch norm has no variance over one image: for networks that have it a last batch of one image is left out.
+    alone. For networks with batch norm a last batch of one image is left out (`condense.networks.images_per_epoch`).
     """
     model.train()
     theta = nn.Parameter(parameters_to_vector(model.parameters()).detach())
     optimizer = _optimizer(model.parameters() if compiled is None else [theta], protocol, lr)
-    n, step, epoch, loss = len(training), 0, 0, torch.tensor(torch.nan)
-    if n % protocol.batch == 1 and _has_batch_norm(model):
-        if n == 1:
-            raise DataError("a network with batch norm cannot be trained on a single image.")
-        n -= 1
+    n, step, epoch, loss = images_per_epoch(model, len(training), protocol.batch), 0, 0, torch.tensor(torch.nan)
     steps, decays = protocol.steps(n) if updates is None else updates, protocol.decay_steps(n)
     while step < steps:
         order = torch.randperm(len(training), generator=generator(seed, f"{stream}.order.{index}", epoch))
@@ -239,7 +235,3 @@ NO_VALIDATION = (
     "protocol {!r} chooses the learning rate on a validation split, and there is none. Set validation above 0, or "
     "choose another protocol"
 )
-
-
-def _has_batch_norm(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in model.modules())

@@ -2,6 +2,7 @@
 
 from condense.networks.compiled import CompiledNetwork
 from condense.networks.loss import InnerLoss, Kept, Slope
+from condense.networks.parts import batch_norms, hooked, images_per_epoch
 from condense.networks.paying import COMPILED_NUMERICS, compiling_pays, has_compiler, operations
 from condense.networks.registry import FAMILIES, NETWORKS, canonical, create
 from condense.networks.stateless import Network, Precision
@@ -16,9 +17,12 @@ __all__ = [
     "Network",
     "Precision",
     "Slope",
+    "batch_norms",
     "canonical",
     "compiling_pays",
     "create",
     "has_compiler",
+    "hooked",
+    "images_per_epoch",
     "operations",
 ]

@@ -17,6 +17,7 @@ from condense import rng
 from condense.errors import ConfigError
 from condense.networks.exact import BatchNorm, stateless
 from condense.networks.loss import InnerLoss, chunks, in_chunks
+from condense.networks.parts import hooked
 from condense.networks.registry import canonical, create
 
 AT_ONCE = 256
@@ -180,12 +181,8 @@ class Network:
             if output.shape[2:].numel() > 1:
                 maps.append(output)
 
-        handles = [module.register_forward_hook(keep) for module in self._activations]
-        try:
+        with hooked(self._activations, keep):
             embedding = self._embed(theta, x)
-        finally:
-            for handle in handles:
-                handle.remove()
         return maps, embedding
 
     def by_group(self, function: Callable[[Tensor], Out], x: Tensor) -> Out:

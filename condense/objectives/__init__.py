@@ -17,6 +17,7 @@ from condense.objectives.gradient import (
     row_distance,
     squared_distance,
 )
+from condense.objectives.statistics import statistics_distance
 from condense.objectives.trajectory import filtered_distance, normalised_distance
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "row_distance",
     "spatial_attention",
     "squared_distance",
+    "statistics_distance",
 ]
