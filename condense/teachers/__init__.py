@@ -1,0 +1,7 @@
+"""Teachers of the decoupled methods: networks with running statistics, trained on the real data."""
+
+from condense.teachers.activation import class_map
+from condense.teachers.pool import Teacher, held_out_accuracy
+from condense.teachers.train import SqueezePlan, squeeze
+
+__all__ = ["SqueezePlan", "Teacher", "class_map", "held_out_accuracy", "squeeze"]
