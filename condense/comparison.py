@@ -157,7 +157,7 @@ def evaluate_full_data(comparison: Comparison, network: str, stop: StopFlag) -> 
 
 
 def baseline(name: str, resolved: Resolved) -> Resolved:
-    """The baseline `name` beside a run: with its default settings, but for the teachers and labels of a decoupled run."""
+    """The baseline `name` beside a run, by default settings; beside a decoupled one with its teachers and labels."""
     own, method, values = METHODS[name].Config, resolved.method, {}
     if isinstance(method, DecoupledConfig) and issubclass(own, DecoupledConfig):
         values = {key: getattr(method, key) for key in DecoupledConfig.model_fields if key != "iterations"}

@@ -80,7 +80,7 @@ def check_run(resolved: Resolved, data: RealData) -> None:
         problems += _misfits(method.teachers, data)
         without = {"precision": "fp32", "micro_batch": None, "memory_limit": None}
         problems += [
-            f"{key} = {getattr(r, key)!r}: method {r.method!r} works with teachers, to which it does not apply; take it out"
+            f"{key} = {getattr(r, key)!r} does not apply to method {r.method!r}, which works with teachers; take it out"
             for key, default in without.items()
             if getattr(r, key) != default
         ]
@@ -412,13 +412,12 @@ def numbered(plans: Sequence[SqueezePlan]) -> Iterator[tuple[SqueezePlan, int]]:
 
 def _squeezed(problem: Problem, plan: SqueezePlan, index: int, stop: StopFlag) -> tuple[Teacher, Cost]:
     data, meter = problem.data, Meter(problem.device)
-    epochs = squeeze(
-        plan, problem.inputs, data.train.labels, classes=data.num_classes, seed=problem.seed, index=index
-    )
+    epochs = squeeze(plan, problem.inputs, data.train.labels, classes=data.num_classes, seed=problem.seed, index=index)
     with progress(plan.epochs, 0, f"teacher {plan.network}") as display:
-        for epoch, module in enumerate(epochs):
+        for epoch, trained in enumerate(epochs):
             stop.check()
             display.update(epoch, {})
+            module = trained
     held_out = Inputs(data.validation, problem.preprocessing)
     accuracy = held_out_accuracy(module, held_out, data.validation.labels)
     name = build_network(plan.network, data).name

@@ -3,6 +3,7 @@
 from condense.methods import (
     ast,
     atom,
+    cvdd,
     datadam,
     datm,
     dc,
@@ -51,6 +52,7 @@ __all__ = [
     "Trajectories",
     "ast",
     "atom",
+    "cvdd",
     "datadam",
     "datm",
     "dc",

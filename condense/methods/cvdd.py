@@ -1,7 +1,7 @@
 """CV-DD: images recovered by the votes of a committee, labelled by the statistics of the batch they are in.
 
 Cui, Li, Ma, Bi, Luo and Shen, "Dataset Distillation via Committee Voting", 2025, arXiv 2501.07575. SRe2L++ (patches to
-start from, resized views, batch-specific soft labels) with several teachers j, of the held-out accuracies a_j in percent:
+start from, resized views, batch-specific soft labels) with several teachers j, of held-out accuracies a_j in percent:
 
     L = sum over j in V of p_j (CE_j + r_bn R_j),      p = softmax(a / vote_temperature) over V
     label = sum over all j of w_j f_j(view),           w = softmax(a / label_temperature)
@@ -40,7 +40,7 @@ class CVDDConfig(PixelsConfig):
         strict=False,
         description="the committee: networks that are trained on the real data, with batch norm",
     )
-    teacher_optimizer: Literal["sgd", "adam"] = Field("adam", description="its optimiser; the rate falls along a cosine")
+    teacher_optimizer: Literal["sgd", "adam"] = Field("adam", description="its optimiser; its rate falls by a cosine")
     teacher_lr: float = Field(1e-3, gt=0, description="its learning rate")
     teacher_weight_decay: float = Field(1e-4, ge=0, description="its weight decay")
     teacher_batch: int = Field(512, ge=2, description="its batch size")

@@ -1,9 +1,9 @@
 """What the decoupled methods share: teachers that a set is made from, and the labels that they give to its views.
 
-Yin, Xing and Shen, "Squeeze, Recover and Relabel", NeurIPS 2023, arXiv 2306.13092. Teachers are trained on the real data
-("squeeze"); the images come from them, or from real images that they judge ("recover"); then, for every epoch that a
-student will train, each image is cut, mirrored and mixed, and the teachers say what they see ("relabel"): what they say
-is kept with the numbers that make the view again, as Shen and Xing do (FKD, ECCV 2022, arXiv 2112.01528).
+Yin, Xing and Shen, "Squeeze, Recover and Relabel", NeurIPS 2023, arXiv 2306.13092. Teachers are trained on the real
+data ("squeeze"); the images come from them, or from real images that they judge ("recover"); then, for every epoch that
+a student will train, each image is cut, mirrored and mixed, and the teachers say what they see ("relabel"): what they
+say is kept with the numbers that make the view again, as Shen and Xing do (FKD, ECCV 2022, arXiv 2112.01528).
 """
 
 from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast
@@ -40,7 +40,7 @@ class DecoupledConfig(MethodConfig):
         description="networks that are trained on the real data; they need batch norm where images are recovered",
     )
     teacher_epochs: int = Field(200, ge=1, description="epochs of their training")
-    teacher_optimizer: Literal["sgd", "adam"] = Field("sgd", description="its optimiser; the rate falls along a cosine")
+    teacher_optimizer: Literal["sgd", "adam"] = Field("sgd", description="its optimiser; its rate falls by a cosine")
     teacher_lr: float = Field(0.1, gt=0, description="its learning rate")
     teacher_momentum: float = Field(0.9, ge=0, lt=1, description="its momentum; Adam's beta_1")
     teacher_weight_decay: float = Field(5e-4, ge=0, description="its weight decay")

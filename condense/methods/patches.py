@@ -36,8 +36,8 @@ class PatchConfig(MethodConfig):
 def patched_images(problem: Problem, teacher: Teacher, config: PatchConfig, difficulty: Difficulty = "easy") -> Tensor:
     """Images [classes ipc, ch, s, s] in the preprocessed space, class by class, each made of f x f patches.
 
-    Of `candidates` images of a class, drawn at random, each gives `crops` squares of an area uniform on [0.08, 1) of its
-    own. A square is brought to the side s / f, and judged in the middle of an image that is zero (the mean colour)
+    Of `candidates` images of a class, drawn at random, each gives `crops` squares, their area uniform on [0.08, 1) of
+    its own. A square is brought to the side s / f, and judged in the middle of an image that is zero (the mean colour)
     elsewhere, by
 
         loss = -log softmax(f(theta, x))_y

@@ -49,7 +49,7 @@ class RecoverConfig(DecoupledConfig):
     jitter: int = Field(4, ge=0, description="pixels by which a view is rolled at most, either way down and right")
 
 
-class PixelsConfig(PatchConfig, RecoverConfig):
+class PixelsConfig(RecoverConfig, PatchConfig):
     """Keys of the methods that learn every pixel of every image."""
 
     init: Literal["noise", "real", "easy", "medium", "hard"] = Field(

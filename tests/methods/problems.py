@@ -37,6 +37,7 @@ LABELS: dict[str, Any] = {
     "label_epochs": 3,
     "label_batch": 4,
 }
+RECOVER: dict[str, Any] = LABELS | {"iterations": 30, "lr_img": 0.1, "jitter": 1, "r_bn": 0.1, "candidates": 12}
 SMALL: dict[str, dict[str, Any]] = {
     "mtt": TRAJECTORY,
     "ftd": TRAJECTORY,
@@ -57,7 +58,15 @@ SMALL: dict[str, dict[str, Any]] = {
         "lr_img": 30.0,
     },
     "rded": LABELS | {"candidates": 12},
-    "sre2l": LABELS | {"iterations": 30, "lr_img": 0.1, "jitter": 1, "r_bn": 0.1},
+    "sre2l": RECOVER,
+    "cvdd": RECOVER
+    | {
+        "teachers": (*LABELS["teachers"], "resnet18:width=4,norm=batch"),
+        "teacher_optimizer": "sgd",
+        "init": "noise",
+        "view": "whole",
+        "label_group": 2,
+    },
     "dc": GRADIENTS,
     "dsa": GRADIENTS | {"init": "noise"},
     "dm": {"batch_real": 16},
