@@ -131,6 +131,14 @@ class Recover(Decoupled[C]):
         return total
 
     def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
+        loss, gradient = self.gradient(state, problem, iteration)
+        check_finite(self.name, iteration, {"loss": loss, "gradient": gradient})
+        metrics = {"loss": float(loss)}
+        self.move(state, problem, gradient, self.rate(iteration))
+        return metrics
+
+    def gradient(self, state: State, problem: Problem, iteration: int) -> tuple[Tensor, Tensor]:
+        """The mean of L over the blocks, and the gradient of their sum by all that is learned, in this shape."""
         learned, blocks = state[self.learned], self.blocks(problem)
         gradient, loss = torch.zeros_like(learned), torch.zeros((), dtype=learned.dtype, device=learned.device)
         for number, block in enumerate(blocks):
@@ -138,10 +146,7 @@ class Recover(Decoupled[C]):
             of_block = self.loss(problem, block, self.pixels(state, block, part), iteration, number)
             gradient.index_add_(0, block.rows, torch.autograd.grad(of_block, part)[0])
             loss = loss + of_block.detach() / len(blocks)
-        check_finite(self.name, iteration, {"loss": loss, "gradient": gradient})
-        metrics = {"loss": float(loss)}
-        self.move(state, problem, gradient, self.rate(iteration))
-        return metrics
+        return loss, gradient
 
     def move(self, state: State, problem: Problem, gradient: Tensor, lr: float) -> None:  # noqa: ARG002
         """The step down the gradient."""

@@ -71,7 +71,7 @@ def test_a_teacher_that_takes_no_such_images_is_refused_before_any_work():
     resolved = resolve([Layer("test", {"method": "sre2l", "recipe": "none", "teachers": ["torchvision:alexnet"]})])
     with pytest.raises(ValueError, match="cannot take 1-channel images of 8 px"):
         api.prepare(resolved)
-    with pytest.raises(ValueError, match="unknown network .resnet81"):
+    with pytest.raises(ValueError, match=r"unknown network .resnet81"):
         resolve([Layer("test", {"method": "sre2l", "teachers": ["resnet81"]})])
 
 
