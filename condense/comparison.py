@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def training_set(made: DistilledSet | Artifact) -> TrainingSet:
     """A distilled set as the evaluator takes it."""
     if isinstance(made, DistilledSet):
         made = made.decoded()
-    return TrainingSet(made.images, made.labels, lr=made.lr)
+    return TrainingSet(made.images, made.labels, lr=made.lr, store=made.store)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def evaluation_file(what: dict[str, Any], comparison: Comparison, protocol: Prot
         "validation": keys.validation,
         "preprocessing": f"{preprocessing.kind} {preprocessing.sha256}",
         "network": provide.build_network(network, comparison.data).name,
-        "protocol": asdict(protocol),
+        "protocol": protocol.identity(),
         "n": keys.eval_repeats,
         "dsa": keys.dsa,
         "seed": keys.seed,

@@ -184,7 +184,7 @@ class Rehearsal:
         compiling = max(0.0, ticks[-1] - ticks[0] - UPDATES * update) if made.compiled else 0.0
         repeats = repeats or protocol.networks
         pilots = len(protocol.rates(training.lr)) if protocol.lrs else 0
-        updates = (repeats + pilots) * protocol.steps(len(training))
+        updates = (repeats + pilots) * training.plan(protocol).steps(len(training))
         tests = repeats * _batches(test) + pilots * _batches(self._problem.data.validation)
         yield Phase(title, updates, update, compiling, peak)
         yield Phase(title, tests, end - ticks[-1], 0.0, peak)

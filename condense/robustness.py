@@ -154,10 +154,10 @@ def evaluate_robustness(
 
 
 def under(protocol: Protocol, augmentation: Augmentation) -> Protocol:
-    """The protocol with another augmentation, which takes the place of its CutMix too."""
+    """The protocol with another augmentation, which takes the place of its mixing too."""
     if augmentation == protocol.augmentation:
         return protocol
-    return replace(protocol, augmentation=augmentation, cutmix=0.0)
+    return replace(protocol, augmentation=augmentation, cutmix=0.0, mixup=None)
 
 
 def _random_images(

@@ -13,7 +13,7 @@ from condense.artifact.format import DATA, MANIFEST, Manifest, Payload, parse_ma
 from condense.artifact.tensors import check_tensors
 from condense.data.preprocess import Preprocessing
 from condense.errors import ArtifactError
-from condense.synthetic.types import DistilledSet
+from condense.synthetic import DistilledSet, LabelStore
 
 MAX_MANIFEST = 64 * 2**20
 """The largest manifest that is read, in bytes: nobody writes one by accident, and parsing costs memory."""
@@ -54,6 +54,11 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
     def lr(self) -> float | None:
         """The learned learning rate for plain SGD on this set, where the method learns one."""
         return self.manifest.lr
+
+    @property
+    def store(self) -> LabelStore | None:
+        """What teachers said of views of the images, where the set brings it."""
+        return self.stored.store
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Real images [m, ch, h, w] (uint8, or float in 0..1) as input for a network trained on this set."""
