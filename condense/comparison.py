@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter
 
 from condense import provide
-from condense.artifact import DATA, Artifact, Manifest, add_evaluations, load_artifact, read_manifest
+from condense.artifact import DATA, STORE, Artifact, Manifest, add_evaluations, load_artifact, read_manifest
 from condense.cache import cache_dir
 from condense.config import EvaluationConfig, Resolved, RunConfig
 from condense.data import Preprocessing, RealData
@@ -112,7 +112,10 @@ def evaluate_run(resolved: Resolved, problem: Problem, folder: RunFolder, stop: 
 
 def artifact_key(manifest: Manifest) -> dict[str, Any]:
     """What a distilled set is, for the cache."""
-    return {"method": manifest.method.name, "set": manifest.payload[DATA].sha256}
+    key = {"method": manifest.method.name, "set": manifest.payload[DATA].sha256}
+    if manifest.store is None:
+        return key
+    return key | {"store": manifest.store.model_dump(mode="json") | {"sha256": manifest.payload[STORE].sha256}}
 
 
 def record_new(path: Path, evaluations: Sequence[Evaluation]) -> None:
