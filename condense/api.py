@@ -34,7 +34,7 @@ from condense.comparison import (
     validation_observer,
 )
 from condense.config import MIRROR_FREE, EvaluationConfig, Layer, Resolved, read_evaluation, read_resolved, resolve
-from condense.costs import Cost
+from condense.costs import Cost, Meter
 from condense.data import fit_preprocessing
 from condense.errors import ConfigError, DataError, unknown
 from condense.estimate import settle_memory
@@ -370,7 +370,11 @@ def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResu
                     stop=stop,
                     observer=validation_observer(resolved, condenser, provided) if r.eval_every else None,
                 )
-                _save(resolved, problem, condenser.distilled(state, provided), making, folder)
+                meter = Meter(problem.device)
+                made = condenser.distilled(state, provided)
+                if made.store is not None:
+                    making["labels"] = meter.read()
+                _save(resolved, problem, made, making, folder)
             evaluations = evaluate_run(resolved, problem, folder, stop)
             baselines = evaluate_baselines(resolved, problem, stop)
         summary = {f"accuracy/{evaluation.network}": evaluation.mean for evaluation in evaluations}

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter
 
 from condense import provide
-from condense.artifact import DATA, Artifact, Manifest, add_evaluations, load_artifact, read_manifest
+from condense.artifact import DATA, STORE, Artifact, Manifest, add_evaluations, load_artifact, read_manifest
 from condense.cache import cache_dir
 from condense.config import EvaluationConfig, Resolved
 from condense.data import Preprocessing, RealData
@@ -33,7 +33,7 @@ def training_set(made: DistilledSet | Artifact) -> TrainingSet:
     """A distilled set as the evaluator takes it."""
     if isinstance(made, DistilledSet):
         made = made.decoded()
-    return TrainingSet(made.images, made.labels, lr=made.lr)
+    return TrainingSet(made.images, made.labels, lr=made.lr, store=made.store)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,10 @@ def evaluate_run(resolved: Resolved, problem: Problem, folder: RunFolder, stop: 
 
 def artifact_key(manifest: Manifest) -> dict[str, Any]:
     """What a distilled set is, for the cache."""
-    return {"method": manifest.method.name, "set": manifest.payload[DATA].sha256}
+    key = {"method": manifest.method.name, "set": manifest.payload[DATA].sha256}
+    if manifest.store is None:
+        return key
+    return key | {"store": manifest.store.model_dump(mode="json") | {"sha256": manifest.payload[STORE].sha256}}
 
 
 def record_new(path: Path, evaluations: Sequence[Evaluation]) -> None:
@@ -228,7 +231,7 @@ def evaluation_file(what: dict[str, Any], comparison: Comparison, protocol: Prot
         "validation": keys.validation,
         "preprocessing": f"{preprocessing.kind} {preprocessing.sha256}",
         "network": provide.build_network(network, comparison.data).name,
-        "protocol": asdict(protocol),
+        "protocol": protocol.identity(),
         "n": keys.eval_repeats,
         "dsa": keys.dsa,
         "seed": keys.seed,

@@ -30,11 +30,12 @@ from condense.data import Inputs, Split
 from condense.errors import CondenseError, NumericsError
 from condense.evaluation import TEST_BATCH, Protocol, TestSet, TrainingSet
 from condense.experts import ExpertPlan, train_expert
-from condense.methods import METHODS, ExpertConfig, Need, Problem, TeacherConfig, Trajectories
+from condense.methods import METHODS, DecoupledConfig, ExpertConfig, Need, Problem, TeacherConfig, Trajectories
 from condense.methods.coreset import EmbeddedCoreset
 from condense.networks import Network
 from condense.precision import precision_cosine
 from condense.synthetic import State
+from condense.teachers import SqueezePlan, Teacher, squeeze
 
 TRY_SECONDS = 3.0
 """For units that are short: what a draw, or the order of blocks in memory, does shows after some of them only."""
@@ -126,7 +127,22 @@ class Rehearsal:
 
             phase = self._tried("distillation", method.iterations, step, first=step)
             yield replace(phase, state_bytes=sum(tensor.nbytes for tensor in state.values()))
+        if isinstance(method, DecoupledConfig):
+            return Made(problem, state, (yield from self._labelled(name, method, problem, state)))
         return Made(problem, state, training_set(condenser.distilled(state, problem)))
+
+    def _labelled(
+        self, name: str, method: DecoupledConfig, problem: Problem, state: State
+    ) -> Generator[Phase, None, TrainingSet]:
+        """The set with its labels, of which one epoch is made, and stands for all."""
+        made: list[TrainingSet] = []
+        condenser = METHODS[name](method.model_copy(update={"label_epochs": 1}))
+        yield self._tried(
+            "labels", method.label_epochs, lambda: made.append(training_set(condenser.distilled(state, problem)))
+        )
+        once = made[-1]
+        assert once.store is not None
+        return replace(once, store=once.store.repeated(method.label_epochs))
 
     def _provided(self, resolved: Resolved) -> Generator[Phase, None, Problem]:
         """As `provide.provide` does it."""
@@ -146,7 +162,39 @@ class Rehearsal:
                 yield self._training("teacher", method.teacher_plan(resolved.run.dsa), 1)
                 self._taught.add(file)
             problem = replace(problem, teacher=kept[0] if kept else problem.network.init(0, "rehearsal"))
+        if Need.POOL in needs:
+            assert isinstance(method, DecoupledConfig)
+            teachers = []
+            for plan, index in provide.numbered(method.plans(resolved.run.dsa)):
+                found = provide.held_in_pool(resolved, problem, plan, index)
+                file = provide.pool_file(resolved, problem, plan, index)
+                if found is None and file not in self._taught:
+                    yield self._squeezing(plan)
+                    self._taught.add(file)
+                teachers.append(found[0] if found else self._stand_in(plan))
+            problem = replace(problem, pool=tuple(teachers))
         return problem
+
+    def _squeezing(self, plan: SqueezePlan) -> Phase:
+        """Of a teacher. A unit is a batch."""
+        problem, train = self._problem, self._problem.data.train
+        problem.inputs  # noqa: B018 (which whitens all of them)
+        batch, once = min(plan.batch, len(train)), plan.model_copy(update={"epochs": 1})
+        part = Split(train.images[:batch], train.labels[:batch])
+        inputs, classes = Inputs(part, problem.preprocessing), problem.data.num_classes
+
+        def train_on_a_batch() -> None:
+            deque(squeeze(once, inputs, part.labels, classes=classes, seed=problem.seed, index=0), maxlen=0)
+
+        return self._tried("teachers", plan.epochs * math.ceil(len(train) / batch), train_on_a_batch)
+
+    def _stand_in(self, plan: SqueezePlan) -> Teacher:
+        """In place of a teacher: the network untrained."""
+        data, problem = self._problem.data, self._problem
+        part = Inputs(Split(data.train.images[:2], data.train.labels[:2]), problem.preprocessing)
+        once = plan.model_copy(update={"epochs": 1})
+        (module,) = squeeze(once, part, data.train.labels[:2], classes=data.num_classes, seed=0, index=0)
+        return Teacher(plan.network, module, 1 / data.num_classes if len(data.validation) else None)
 
     def _training(self, name: str, plan: ExpertPlan, networks: int) -> Phase:
         """Of networks on the real images. A unit is a batch; the first time the last, smaller one of an epoch too."""
@@ -183,7 +231,7 @@ class Rehearsal:
         compiling = max(0.0, ticks[-1] - ticks[0] - UPDATES * update) if made.compiled else 0.0
         repeats = repeats or protocol.networks
         pilots = len(protocol.rates(training.lr)) if protocol.lrs else 0
-        updates = (repeats + pilots) * protocol.steps(len(training))
+        updates = (repeats + pilots) * training.plan(protocol).steps(len(training))
         tests = repeats * _batches(test) + pilots * _batches(self._problem.data.validation)
         yield Phase(title, updates, update, compiling, peak)
         yield Phase(title, tests, end - ticks[-1], 0.0, peak)

@@ -15,6 +15,7 @@ from condense import provide
 from condense.artifact import Artifact
 from condense.comparison import FULL_DATA, Comparison, artifact_key, evaluate_full_data, kept, real_images, training_set
 from condense.config import Resolved, RunConfig
+from condense.errors import ConfigError
 from condense.evaluation import Augmentation, Evaluation, Protocol, TrainingSet, paired_difference
 from condense.evaluation.scores import ars, lrs
 from condense.methods import METHODS
@@ -124,10 +125,16 @@ def evaluate_robustness(
 ) -> Robustness:
     """All evaluations, each from the cache if it was made before; `network` is the one the set was made with.
 
-    Raises ConfigError, before any training, if a class has fewer training images than the set stores.
+    Raises ConfigError, before any training, if a class has fewer training images than the set stores, and if the
+    protocol would play back a label store, whose views no other augmentation can replace.
     """
     provide.refuse(provide.too_few(artifact.manifest.method.ipc, comparison.config, comparison.data))
     labels, protocol = artifact.manifest.labels.kind, comparison.protocol
+    if training_set(artifact).played(protocol) is not None:
+        raise ConfigError(
+            f"protocol {protocol.name!r} trains on the views of the set's label store, under which other augmentations "
+            "cannot be tried. Choose a protocol that does not distil, for example --protocol fair"
+        )
     augmentations = dict.fromkeys((protocol.augmentation, *AUGMENTATIONS))
     key, training = artifact_key(artifact.manifest), training_set(artifact)
 
@@ -154,10 +161,10 @@ def evaluate_robustness(
 
 
 def under(protocol: Protocol, augmentation: Augmentation) -> Protocol:
-    """The protocol with another augmentation, which takes the place of its CutMix too."""
+    """The protocol with another augmentation, which takes the place of its mixing too."""
     if augmentation == protocol.augmentation:
         return protocol
-    return replace(protocol, augmentation=augmentation, cutmix=0.0)
+    return replace(protocol, augmentation=augmentation, cutmix=0.0, mixup=None)
 
 
 def _random_images(

@@ -80,6 +80,7 @@ def test_another_augmentation_changes_that_alone():
     assert under(quick, "dsa") is quick and under(idc, "composed") is idc
     assert under(quick, "standard") == replace(quick, augmentation="standard")
     assert under(idc, "none") == replace(idc, augmentation="none", cutmix=0.0)
+    assert under(replace(quick, mixup=0.8), "none") == replace(quick, augmentation="none")
 
 
 # the evaluations, on digits

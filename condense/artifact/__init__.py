@@ -4,10 +4,12 @@ from condense.artifact.export import FORMATS, export
 from condense.artifact.folder import refuse_existing
 from condense.artifact.format import (
     DATA,
+    STORE,
     DatasetRecord,
     EvaluationRecord,
     Manifest,
     MethodRecord,
+    StoreRecord,
 )
 from condense.artifact.importing import fit_to, read_set, stated_map
 from condense.artifact.load import Artifact, load_artifact, read_manifest, verify
@@ -17,11 +19,13 @@ from condense.artifact.tensors import stored_bytes
 __all__ = [
     "DATA",
     "FORMATS",
+    "STORE",
     "Artifact",
     "DatasetRecord",
     "EvaluationRecord",
     "Manifest",
     "MethodRecord",
+    "StoreRecord",
     "add_evaluations",
     "export",
     "fit_to",

@@ -26,8 +26,8 @@ def export(artifact: Artifact, out: Path, format: str) -> str:
 
     Exact, in preprocessed space: `pt` (torch.save of a dict), `npz`. In 8-bit pixels, so rounded and clipped to what
     can be seen: `png` (one folder of files with labels.csv), `folder` (a folder per class, as torchvision's
-    ImageFolder reads it), `parquet` (Hugging Face image layout; needs the extra `parquet`). docs/format.md lists the
-    names inside.
+    ImageFolder reads it), `parquet` (Hugging Face image layout; needs the extra `parquet`). None holds a label store.
+    docs/format.md lists the names inside.
 
     Raises ConfigError for an unknown format, an existing `out`, a missing extra, or images that the format cannot hold.
     """
@@ -47,13 +47,14 @@ def export(artifact: Artifact, out: Path, format: str) -> str:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic(out) as temporary:
             _FILES[format](artifact, temporary)
+    left = "" if artifact.store is None else ". Its label store stays behind"
     if format in EXACT:
-        return f"{len(artifact)} images, exact, in {out}"
+        return f"{len(artifact)} images, exact, in {out}{left}"
     distance = (artifact.preprocessing.inverse(artifact.images) - 0.5).abs() - 0.5
     clipped = float((distance > 0.5 / 255).float().mean())  # by more than rounding would change
     return (
         f"{len(artifact)} images in {out} as 8-bit pixels: rounded, and {clipped:.1%} of the values clipped to 0..1. "
-        "Networks trained on them score differently; pt and npz are exact."
+        f"Networks trained on them score differently; pt and npz are exact{left}."
     )
 
 

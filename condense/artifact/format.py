@@ -12,17 +12,20 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
 from condense.data.preprocess import Kind
 from condense.errors import ArtifactError
+from condense.synthetic import StoreKind
 
 FORMAT: Final = "condense-distilled-set"
-VERSION: Final = 2
-READABLE = (1, 2)
+VERSION: Final = 3
+READABLE = (1, 2, 3)
 MANIFEST = "manifest.json"
 DATA = "data.safetensors"
+STORE = "labels.safetensors"
 PREVIEW = "preview.png"
 
 IMAGE_VALUES = (
@@ -35,6 +38,11 @@ LabelKind = Literal["hard", "soft"]
 LABEL_VALUES: dict[LabelKind, str] = {
     "hard": "Index into classes.",
     "soft": "Row i holds the probabilities of image i over classes.",
+}
+STORE_VALUES: dict[StoreKind, str] = {
+    "logits": "Row i of an epoch holds the teachers' logits over classes for view i of it.",
+    "distances": "Row i of an epoch holds the cross-entropy of the teachers' logits for view i of it with the label of "
+    "its image, and with that of the image mixed in.",
 }
 EQUATIONS: dict[Kind, tuple[str, str]] = {
     "mean_std": ("z[c,i,j] = (x[c,i,j] - mean[c]) / std[c]", "x[c,i,j] = z[c,i,j] * std[c] + mean[c]"),
@@ -83,6 +91,20 @@ class LabelsRecord(_Record):
     values: str
 
 
+class StoreRecord(_Record):
+    """Labels of views, in a file of their own: the tensors of `condense.synthetic.LabelStore`, which explains the keys.
+
+    `values` says in words what the tensor of that name means.
+    """
+
+    kind: StoreKind
+    values: str
+    epochs: PositiveInt
+    batch: int = Field(ge=2)
+    weight: float = Field(ge=0)
+    group: int | None = Field(ge=2)
+
+
 class PreprocessingRecord(_Record):
     """From pixels x to network input z (`forward`) and back (`inverse`), with the tensors `preprocessing.*`."""
 
@@ -119,16 +141,18 @@ class Payload(_Record):
 class Manifest(_Record):
     """The content of manifest.json.
 
-    `making` is what each part of making the set took, None where that is not known; sets of earlier versions have none.
+    `store` is None where there is none, as in sets of versions 1 and 2. `making` is what each part of making the set
+    took, None where that is not known; sets of earlier versions have none.
     """
 
     format: Literal["condense-distilled-set"]
-    format_version: Literal[1, 2]
+    format_version: Literal[1, 2, 3]
     method: MethodRecord
     dataset: DatasetRecord
     classes: tuple[str, ...] = Field(min_length=1)
     images: ImagesRecord
     labels: LabelsRecord
+    store: StoreRecord | None = None
     preprocessing: PreprocessingRecord
     lr: PositiveFloat | None
     config: dict[str, JsonValue]
@@ -141,12 +165,14 @@ class Manifest(_Record):
 
     @field_validator("payload")
     @classmethod
-    def _plain_names(cls, payload: dict[str, Payload]) -> dict[str, Payload]:
+    def _files(cls, payload: dict[str, Payload], info: ValidationInfo) -> dict[str, Payload]:
         for name in payload:
             if name in ("", ".", "..", MANIFEST) or any(character in name for character in "/\\:\0"):
                 raise ValueError(f"{name!r} is not the plain name of a file beside the manifest")
         if DATA not in payload:
             raise ValueError(f"{DATA} is not listed")
+        if (STORE in payload) != (info.data.get("store") is not None):
+            raise ValueError(f"{STORE} and the key store belong together")
         return payload
 
     def to_json(self) -> bytes:

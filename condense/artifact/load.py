@@ -1,6 +1,7 @@
 """Reading a distilled set: nothing is returned before all of it has been checked."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from condense.artifact.format import DATA, MANIFEST, Manifest, Payload, parse_manifest
-from condense.artifact.tensors import check_tensors
+from condense.artifact.format import DATA, MANIFEST, STORE, Manifest, Payload, parse_manifest
+from condense.artifact.tensors import check_store, check_tensors
 from condense.data.preprocess import Preprocessing
-from condense.errors import ArtifactError
-from condense.synthetic.types import DistilledSet
+from condense.errors import ArtifactError, ConfigError
+from condense.synthetic import DistilledSet, LabelStore
 
 MAX_MANIFEST = 64 * 2**20
 """The largest manifest that is read, in bytes: nobody writes one by accident, and parsing costs memory."""
@@ -55,6 +56,27 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
         """The learned learning rate for plain SGD on this set, where the method learns one."""
         return self.manifest.lr
 
+    @property
+    def store(self) -> LabelStore | None:
+        """What teachers said of views of the images, where the set brings it."""
+        return self.stored.store
+
+    def replay(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch 0..E-1 of the store: views x [b, ch, s, s] of the images, and the teachers' values.
+
+        These are float32, logits [b, classes] or distances [b, 2]. `store` has the rest: which images are shown, the
+        weight in the loss, the groups. Raises ConfigError without a store, and for an epoch that it does not have.
+        """
+        store = self.store
+        if store is None:
+            raise ConfigError("the set has no label store to play back")
+        if not 0 <= epoch < store.views.epochs:
+            raise ConfigError(f"epoch {epoch}: the label store has epochs 0..{store.views.epochs - 1}")
+        return (
+            (store.views.show(self.images, epoch, k).x, store.values[epoch, places].float())
+            for k, places in enumerate(store.views.batches)
+        )
+
     def preprocess(self, images: Tensor) -> Tensor:
         """Real images [m, ch, h, w] (uint8, or float in 0..1) as input for a network trained on this set."""
         return self.preprocessing.to(images.device)(images)
@@ -69,20 +91,20 @@ def load_artifact(folder: Path | str) -> Artifact:
 
     Raises ArtifactError, with one message for each thing that can be wrong: no folder, no manifest, not JSON, an
     unknown format or version, a bad key; a payload file that is missing, of another size or of another SHA-256; a
-    tensor that is missing, of the wrong type or shape, not finite, or a label without a class.
+    tensor that is missing, of the wrong type or shape, not finite, or a label without a class; a label store that is
+    not one of these images.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     content = {name: _read_payload(folder / name, payload) for name, payload in manifest.payload.items()}
-    path = folder / DATA
-    try:
-        tensors = safetensors.torch.load(content[DATA])
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ArtifactError(f"{path}: not a safetensors file ({error}).") from None
-    check_tensors(manifest, tensors, path)
+    tensors = _tensors(content[DATA], folder / DATA)
+    check_tensors(manifest, tensors, folder / DATA)
+    store = None
+    if manifest.store is not None:
+        store = check_store(manifest, _tensors(content[STORE], folder / STORE), folder / STORE)
     prefix = "preprocessing."
     fitted = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    stored = DistilledSet(tensors["images"], tensors["labels"], manifest.lr, manifest.images.factor)
+    stored = DistilledSet(tensors["images"], tensors["labels"], manifest.lr, manifest.images.factor, store)
     decoded = stored.decoded()
     return Artifact(
         images=decoded.images,
@@ -91,6 +113,14 @@ def load_artifact(folder: Path | str) -> Artifact:
         preprocessing=Preprocessing.from_tensors(manifest.preprocessing.kind, fitted),
         manifest=manifest,
     )
+
+
+def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(content)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"{path}: not a safetensors file ({error}).") from None
+    return tensors
 
 
 def verify(folder: Path) -> Manifest:

@@ -22,6 +22,8 @@ from condense.artifact.format import (
     LABEL_VALUES,
     MANIFEST,
     PREVIEW,
+    STORE,
+    STORE_VALUES,
     VERSION,
     CostRecord,
     DatasetRecord,
@@ -33,10 +35,11 @@ from condense.artifact.format import (
     MethodRecord,
     Payload,
     PreprocessingRecord,
+    StoreRecord,
 )
 from condense.artifact.load import read_manifest
 from condense.artifact.preview import draw_preview
-from condense.artifact.tensors import check_tensors, class_of
+from condense.artifact.tensors import STORE_TYPES, check_store, check_tensors, class_of
 from condense.costs import Cost
 from condense.data.preprocess import Preprocessing
 from condense.files import write_atomic
@@ -61,7 +64,7 @@ def save_artifact(
     `config` is the resolved configuration, `provenance` says for each of its keys where the value came from,
     `making` what each part of making the set took.
     `evaluations` are mappings with the keys of EvaluationRecord; others are kept. Equal tensors give equal bytes in
-    data.safetensors, and nothing in that file depends on the time or the machine.
+    data.safetensors and labels.safetensors, and nothing in these depends on the time or the machine.
 
     Raises ConfigError if something is there already; ArtifactError if the tensors would not load. In both cases, and
     if the process dies, there is no artifact at `folder`, not half of one.
@@ -79,7 +82,20 @@ def save_artifact(
     forward, inverse = EQUATIONS[preprocessing.kind]
     n, channels, height, width = images.shape
     # No metadata in the safetensors header: several keys would be written in an order that changes from call to call.
-    data = safetensors.torch.save(tensors)
+    files = {DATA: safetensors.torch.save(tensors)}
+    store, taught, record = distilled.store, {}, None
+    if store is not None:
+        views = store.views
+        taught = {name: tensor.cpu().to(STORE_TYPES[name]).contiguous() for name, tensor in store.tensors().items()}
+        files[STORE] = safetensors.torch.save(taught)
+        record = StoreRecord(
+            kind=store.kind,
+            values=STORE_VALUES[store.kind],
+            epochs=views.epochs,
+            batch=views.batch,
+            weight=store.weight,
+            group=store.group,
+        )
     manifest = Manifest(
         format=FORMAT,
         format_version=VERSION,
@@ -88,6 +104,7 @@ def save_artifact(
         classes=tuple(classes),
         images=ImagesRecord(shape=(n, channels, height, width), values=IMAGE_VALUES, factor=distilled.factor),
         labels=LabelsRecord(kind=kind, values=LABEL_VALUES[kind]),
+        store=record,
         preprocessing=PreprocessingRecord(kind=preprocessing.kind, forward=forward, inverse=inverse),
         lr=distilled.lr,
         config=dict(config),
@@ -96,20 +113,22 @@ def save_artifact(
         evaluations=tuple(EvaluationRecord.model_validate(record) for record in evaluations),
         versions={"condense": _own_version(), "torch": torch.__version__, "python": python_version()},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        payload={DATA: _payload(data)},
+        payload={name: _payload(content) for name, content in files.items()},
     )
     check_tensors(manifest, tensors, folder / DATA)
-    preview = draw_preview(
+    if store is not None:
+        check_store(manifest, taught, folder / STORE)
+    files[PREVIEW] = draw_preview(
         preprocessing.inverse(images).clamp(0, 1),
         class_of(labels),
         classes,
         title=f"{method.name}, {dataset.name}, {method.ipc} per class",
     )
-    manifest = manifest.model_copy(update={"payload": {**manifest.payload, PREVIEW: _payload(preview)}})
+    manifest = manifest.model_copy(update={"payload": {name: _payload(content) for name, content in files.items()}})
     text = manifest.to_json()
     with new_folder(folder) as work:
-        write_atomic(work / DATA, data)
-        write_atomic(work / PREVIEW, preview)
+        for name, content in files.items():
+            write_atomic(work / name, content)
         write_atomic(work / MANIFEST, text)
     return folder
 

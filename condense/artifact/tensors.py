@@ -8,6 +8,20 @@ from torch import Tensor
 
 from condense.artifact.format import Manifest
 from condense.errors import ArtifactError
+from condense.synthetic import LabelStore, Views
+from condense.synthetic.label_store import shapes
+
+NARROW = (torch.int16, torch.int32)
+STORE_TYPES = {
+    "order": torch.int32,
+    "boxes": torch.int16,
+    "mirrored": torch.bool,
+    "partners": torch.int32,
+    "patches": torch.int16,
+    "shares": torch.float32,
+    "values": torch.float16,
+}
+"""On disk. Whole numbers are narrow, for the views of a set with few classes weigh more than their labels."""
 
 
 def class_of(labels: Tensor) -> Tensor:
@@ -17,7 +31,32 @@ def class_of(labels: Tensor) -> Tensor:
 
 def check_tensors(manifest: Manifest, tensors: dict[str, Tensor], path: Path) -> None:
     """Raise ArtifactError unless `tensors`, read from `path`, are those the manifest announces, finite and in range."""
-    expected = _layout(manifest)
+    _check_layout(_layout(manifest), tensors, path)
+    if "preprocessing.std" in tensors and not bool((tensors["preprocessing.std"] > 0).all()):
+        raise ArtifactError(f"{path}: tensor 'preprocessing.std' has values that are not positive.")
+    if manifest.images.factor > min(tensors["images"].shape[2:]):
+        raise ArtifactError(f"{path}: factor {manifest.images.factor} asks for more cells than an image has pixels.")
+    check_labels(tensors["labels"], len(manifest.classes), path)
+
+
+def check_store(manifest: Manifest, tensors: dict[str, Tensor], path: Path) -> LabelStore:
+    """The label store that `tensors`, read from `path`, are. Raises ArtifactError as `check_tensors`."""
+    _check_layout(_store_layout(manifest), tensors, path)
+    record, (n, _, height, width) = manifest.store, manifest.images.shape
+    assert record is not None
+    if height != width:
+        raise ArtifactError(f"{path}: a label store is for square images, and these are {height} by {width}.")
+    whole = {name: tensor.long() if tensor.dtype in NARROW else tensor for name, tensor in tensors.items()}
+    values = whole.pop("values")
+    store = LabelStore(Views(**whole, batch=record.batch), record.kind, values, record.weight, record.group)
+    if fault := store.fault(n * manifest.images.factor**2, height, len(manifest.classes)):
+        raise ArtifactError(f"{path}: {fault}.")
+    return store
+
+
+def _check_layout(
+    expected: dict[str, tuple[torch.dtype, tuple[int, ...]]], tensors: dict[str, Tensor], path: Path
+) -> None:
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
             raise ArtifactError(f"{path}: no tensor {name!r}; a set needs {', '.join(expected)}.")
@@ -32,22 +71,19 @@ def check_tensors(manifest: Manifest, tensors: dict[str, Tensor], path: Path) ->
             )
         if not bool(tensor.isfinite().all()):
             raise ArtifactError(f"{path}: tensor {name!r} has values that are NaN or infinite.")
-    if "preprocessing.std" in tensors and not bool((tensors["preprocessing.std"] > 0).all()):
-        raise ArtifactError(f"{path}: tensor 'preprocessing.std' has values that are not positive.")
-    if manifest.images.factor > min(tensors["images"].shape[2:]):
-        raise ArtifactError(f"{path}: factor {manifest.images.factor} asks for more cells than an image has pixels.")
-    check_labels(tensors["labels"], len(manifest.classes), path)
 
 
 def stored_bytes(manifest: Manifest) -> dict[str, int]:
     """What a distilled set costs to store: the bytes of its images, labels, preprocessing and learned learning rate.
 
-    Those of the numbers themselves, without file headers. The learning rate counts as a float32 where there is one.
-    Sets are comparable where the sums are: images at a fraction of the size, or soft labels, change what ipc means.
+    Bytes are those of the numbers themselves, without file headers. A label store counts as labels, its views included,
+    the learning rate as a float32 where there is one. Sets are comparable where the sums are: images at a fraction of
+    the size, or soft labels, change what ipc means.
     """
     found = {"images": 0, "labels": 0, "preprocessing": 0, "lr": 0 if manifest.lr is None else 4}
     for name, (dtype, shape) in _layout(manifest).items():
         found[name.partition(".")[0]] += dtype.itemsize * math.prod(shape)
+    found["labels"] += sum(dtype.itemsize * math.prod(shape) for dtype, shape in _store_layout(manifest).values())
     return found
 
 
@@ -65,6 +101,16 @@ def _layout(manifest: Manifest) -> dict[str, tuple[torch.dtype, tuple[int, ...]]
         "labels": (torch.int64, (n,)) if hard else (torch.float32, (n, len(manifest.classes))),
         **{f"preprocessing.{name}": (torch.float32, shape) for name, shape in preprocessing},
     }
+
+
+def _store_layout(manifest: Manifest) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Type and shape of every tensor in the file of the label store; none without one."""
+    record, images = manifest.store, manifest.images
+    if record is None:
+        return {}
+    n = images.shape[0] * images.factor**2
+    found = shapes(record.kind, epochs=record.epochs, n=n, batch=record.batch, classes=len(manifest.classes))
+    return {name: (STORE_TYPES[name], shape) for name, shape in found.items()}
 
 
 def check_labels(labels: Tensor, classes: int, path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from condense.api import RunResult
-from condense.artifact import Manifest, read_manifest, stored_bytes
+from condense.artifact import Manifest, StoreRecord, read_manifest, stored_bytes
 from condense.artifact.format import PREVIEW
 from condense.comparison import FULL_DATA
 from condense.config import Resolved, fields, rows
@@ -215,6 +215,7 @@ def manifest_text(manifest: Manifest) -> str:
             ("dataset", f"{manifest.dataset.name} ({manifest.dataset.source})"),
             ("images", f"{n} of {channels}x{height}x{width}" + _mosaics(n, manifest.images.factor)),
             ("labels", f"{manifest.labels.kind}, {len(manifest.classes)} classes: {', '.join(manifest.classes)}"),
+            *([("store", _store(manifest.store))] if manifest.store is not None else []),
             ("preprocessing", manifest.preprocessing.kind),
             ("learned lr", "none" if manifest.lr is None else f"{manifest.lr:.6g}"),
             ("bytes", f"{sum(stored.values())}: {', '.join(f'{name} {count}' for name, count in stored.items())}"),
@@ -222,6 +223,13 @@ def manifest_text(manifest: Manifest) -> str:
             ("made", f"{manifest.created} with {', '.join(f'{k} {v}' for k, v in manifest.versions.items())}"),
             *((name, f"{payload.bytes} bytes, SHA-256 {payload.sha256}") for name, payload in manifest.payload.items()),
         ]
+    )
+
+
+def _store(record: StoreRecord) -> str:
+    group = "" if record.group is None else f", groups of {record.group}"
+    return (
+        f"{record.kind} of {record.epochs} epochs of views, batches of {record.batch}{group}, weight {record.weight:g}"
     )
 
 

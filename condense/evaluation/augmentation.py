@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from condense.augment import DSA, composed, crop_flip, cutmix, in_turn, standard, without_cutout
+from condense.augment import DSA, composed, crop_flip, cutmix, in_turn, mixup, standard, without_cutout
 from condense.augment.dc import crop_scale_rotate
 from condense.evaluation.protocols import Protocol
 
@@ -39,7 +39,12 @@ def augmentation(protocol: Protocol, strategy: str) -> tuple[str, Augment]:
 
 
 def mixing(protocol: Protocol, classes: int) -> Mix | None:
-    """CutMix as the protocol has it, from (images, labels, draws) to (images, probabilities); None without."""
-    if not protocol.cutmix:
-        return None
-    return lambda images, labels, draws: cutmix(images, labels, classes, draws, protocol.cutmix)
+    """CutMix or MixUp as the protocol has it, from (images, labels, draws) to (images, rows of labels); None without.
+
+    Labels are classes, or rows [b, classes] of probabilities or logits.
+    """
+    if protocol.cutmix:
+        return lambda images, labels, draws: cutmix(images, labels, classes, draws, protocol.cutmix)
+    if (alpha := protocol.mixup) is not None:
+        return lambda images, labels, draws: mixup(images, labels, classes, draws, alpha)
+    return None

@@ -44,9 +44,10 @@ def compiled_network(
     """The same network compiled, if that pays for all networks of the protocol; else None.
 
     None too for what a flat parameter vector does not describe: functions that make networks, torchvision's models, and
-    whatever behaves in training otherwise than in a test, as batch norm and dropout do.
+    whatever behaves in training otherwise than in a test, as batch norm and dropout do. And for protocols that distil,
+    whose losses are others.
     """
-    if not isinstance(network, str) or network.partition(":")[0] not in FAMILIES:
+    if protocol.temperature is not None or not isinstance(network, str) or network.partition(":")[0] not in FAMILIES:
         return None
     channels, size = training.images.shape[1:3]
     settings = {"channels": channels, "size": size, "classes": classes}

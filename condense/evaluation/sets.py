@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from condense.errors import DataError
+from condense.evaluation.protocols import Protocol
+from condense.synthetic import LabelStore
 
 TEST_BATCH = 512
 """Images that go through a network at a time when it is tested."""
@@ -80,15 +82,28 @@ def _check_soft(what: str, labels: Tensor, classes: int) -> None:
 class TrainingSet(_Images):
     """A set to train on, distilled or real.
 
-    `labels` are int64 [n], or probabilities [n, classes]; `lr` is the learning rate that was learned with the set.
+    `labels` are int64 [n], or probabilities [n, classes]; `lr` is the learning rate that was learned with the set,
+    `store` what teachers said of its views, for protocols that distil.
     """
 
     lr: float | None = None
+    store: LabelStore | None = None
+
+    def played(self, protocol: Protocol) -> LabelStore | None:
+        """The store, if training by this protocol plays it back."""
+        return None if protocol.temperature is None else self.store
+
+    def plan(self, protocol: Protocol) -> Protocol:
+        """The protocol as it trains on this set."""
+        store = self.played(protocol)
+        return protocol if store is None else protocol.on_store(store)
 
     def check(self, what: str, classes: int) -> None:
         super().check(what, classes)
         if self.lr is not None and not (self.lr > 0 and math.isfinite(self.lr)):
             raise DataError(f"{what}: the learned learning rate is {self.lr}; it must be positive and finite.")
+        if self.store is not None and (fault := self.store.fault(len(self), self.images.shape[2], classes)):
+            raise DataError(f"{what}: label store: {fault}.")
 
 
 @dataclass(frozen=True)

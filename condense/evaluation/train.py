@@ -3,21 +3,30 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from condense.errors import ConfigError, DataError
 from condense.evaluation.augmentation import Augment, Mix, augmentation, mixing
+from condense.evaluation.batches import drawn, replayed
 from condense.evaluation.fresh import NetworkLike, compiled_network, fresh_networks
 from condense.evaluation.protocols import Protocol
 from condense.evaluation.sets import TestSet, TrainingSet
 from condense.evaluation.statistics import summary
+<<<<<<< HEAD
 from condense.networks import CompiledNetwork, images_per_epoch
 from condense.rng import generator, isolated
+=======
+from condense.networks import CompiledNetwork
+from condense.rng import isolated
+
+STORED = "store"
+"""The augmentation of an evaluation whose views were those of the set's store."""
+>>>>>>> dec-labels
 
 
 @dataclass(frozen=True)
@@ -35,9 +44,10 @@ class Evaluation:
     `values[k]` belongs to network k, so two evaluations with one seed, network and protocol can be compared in pairs.
     `mean` and `ci95` are over the values: Student's t, half width, None for one network. `diverged` of the networks
     ended with a loss that is not finite; their accuracy counts as it is. `epochs` is None where the protocol counts
-    updates; `updates` are the optimiser's steps of each network, None in records that are older than the key. `pilots`
-    are the candidates among which a protocol chose `lr`. `compiled` says that their gradients were. `seconds` is the
-    wall time, with that of the pilots.
+    updates; where the set's label store was played back, it is the store's, and `augmentation` is "store". `updates`
+    are the optimiser's steps of each network, None in records that are older than the key. `pilots` are the candidates
+    among which a protocol chose `lr`. `compiled` says that their gradients were. `seconds` is the wall time, with that
+    of the pilots.
     """
 
     network: str
@@ -83,12 +93,19 @@ def train_network(
 
     It ends after so many `updates`, if they are given. `poll` is called after each, and may raise to stop.
 
+<<<<<<< HEAD
     The order of epoch e and the draws of step i have addresses of (seed, stream, index, e) and (seed, stream, index, i)
     alone. For networks with batch norm a last batch of one image is left out (`condense.networks.images_per_epoch`).
+=======
+    Batches are those of the set's store where the protocol plays it back, with the gradients of its groups summed up;
+    otherwise they are `drawn`. Batch norm has no variance over one image: for networks that have it a last batch of one
+    image is left out.
+>>>>>>> dec-labels
     """
     model.train()
     theta = nn.Parameter(parameters_to_vector(model.parameters()).detach())
     optimizer = _optimizer(model.parameters() if compiled is None else [theta], protocol, lr)
+<<<<<<< HEAD
     n, step, epoch, loss = images_per_epoch(model, len(training), protocol.batch), 0, 0, torch.tensor(torch.nan)
     steps, decays = protocol.steps(n) if updates is None else updates, protocol.decay_steps(n)
     while step < steps:
@@ -112,6 +129,38 @@ def train_network(
             step += 1
             poll()
         epoch += 1
+=======
+    store, protocol = training.played(protocol), training.plan(protocol)
+    if store is not None:
+        assert protocol.temperature is not None
+        batches, steps = replayed(training, store, protocol.temperature), updates
+    else:
+        n = len(training)
+        if n % protocol.batch == 1 and _has_batch_norm(model):
+            if n == 1:
+                raise DataError("a network with batch norm cannot be trained on a single image.")
+            n -= 1
+        batches = drawn(training, protocol, augment, mix, images=n, seed=seed, stream=stream, index=index)
+        steps = protocol.steps(n) if updates is None else updates
+    step, loss = 0, torch.tensor(torch.nan)
+    for epoch, parts in islice(batches, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = protocol.rate(lr, epoch, step)
+        optimizer.zero_grad()
+        if compiled is None:
+            losses = []
+            for part in parts:
+                losses.append(part.loss(model(part.images), part.targets))
+                losses[-1].backward()
+            loss = torch.stack(losses).detach().sum()
+        else:
+            (part,) = parts
+            theta.grad, logits = compiled.gradient(theta, part.images, part.targets)
+            loss = part.loss(logits, part.targets)
+        optimizer.step()
+        step += 1
+        poll()
+>>>>>>> dec-labels
     if compiled is not None:
         vector_to_parameters(theta.detach(), model.parameters())
     return Trained(loss.detach(), step)
@@ -167,6 +216,8 @@ def evaluate(
                 f"{list(held.images.shape[1:])}; both must have the same channels and size."
             )
     (strategy, augment), mix = augmentation(protocol, dsa), mixing(protocol, classes)
+    if training.played(protocol) is not None:
+        strategy = STORED
     training, test = training.to(device), test.to(device)
     name, make = fresh_networks(network, training, classes)
     compiled = compiled_network(network, training, classes, protocol, device)
@@ -211,7 +262,7 @@ def evaluate(
         ci95=ci95,
         values=tuple(values),
         lr=lr,
-        epochs=protocol.epochs,
+        epochs=training.plan(protocol).epochs,
         augmentation=strategy,
         diverged=diverged,
         seed=seed,

@@ -6,7 +6,7 @@ numbers, and not the state of a sampler that another version of torch would draw
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
@@ -169,6 +169,13 @@ class LabelStore:
     values: Tensor
     weight: float = 1.0
     group: int | None = None
+
+    def repeated(self, epochs: int) -> "LabelStore":
+        """A store of so many epochs, all like the first of this one, in the memory of one."""
+        views = {field.name: getattr(self.views, field.name) for field in fields(Views) if field.name != "batch"}
+        many = {name: tensor[:1].expand(epochs, *tensor.shape[1:]) for name, tensor in views.items()}
+        values = self.values[:1].expand(epochs, *self.values.shape[1:])
+        return replace(self, views=Views(**many, batch=self.views.batch), values=values)
 
     def groups(self, count: int) -> list[slice]:
         """The groups of a batch of `count` images."""

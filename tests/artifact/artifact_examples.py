@@ -1,6 +1,6 @@
 """Small synthetic sets, and the artifacts made from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from condense.artifact import DatasetRecord, MethodRecord, save_artifact
 from condense.data.preprocess import Preprocessing
-from condense.synthetic.types import DistilledSet
+from condense.rng import generator
+from condense.synthetic import DistilledSet, LabelStore, draw_views
 
 CLASSES = ("ant", "bee", "cat/dog")
 RECORD = {"network": "convnet", "protocol": "quick", "n": 2, "mean": 0.5, "ci95": 0.1, "values": (0.4, 0.6), "seed": 3}
@@ -41,6 +42,26 @@ def example(kind: str = "mean_std", channels: int = 3, *, soft: bool = False, ip
             1
         )
     return Example(DistilledSet(z, labels, 0.03), Preprocessing.from_tensors(kind, tensors), pixels)
+
+
+def with_store(kind: str = "logits", mix: str = "cutmix", factor: int = 1, **settings: Any) -> Example:
+    """The example, its images cut to squares, with labels for 3 epochs of views in batches of 4."""
+    made = example()
+    images, n = made.distilled.images[..., :4].contiguous(), 6 * factor**2
+    views = draw_views(
+        n,
+        4,
+        epochs=3,
+        batch=4,
+        crop="resized",
+        smallest=0.2,
+        mirrored=True,
+        mix=mix,
+        draws=lambda epoch: generator(0, f"views.{mix}", epoch),
+    )
+    values = torch.randn(3, n, 3 if kind == "logits" else 2, generator=generator(0, "values")).half()
+    store = LabelStore(views, kind, values, **settings)
+    return replace(made, distilled=replace(made.distilled, images=images, factor=factor, store=store))
 
 
 def save(folder: Path, made: Example, **changes: Any) -> Path:

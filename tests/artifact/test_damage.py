@@ -5,13 +5,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
-from artifact_examples import example, save
+from artifact_examples import example, save, with_store
 from torch import Tensor
 
 from condense.artifact import load_artifact, verify
@@ -30,24 +31,27 @@ def edit_manifest(change: Callable[[dict[str, Any]], Any]) -> Damage:
     return damage
 
 
-def sign(folder: Path) -> None:
-    """Make the recorded size and hash those of the present data file."""
-    content = (folder / "data.safetensors").read_bytes()
+def sign(folder: Path, name: str = "data.safetensors") -> None:
+    """Make the recorded size and hash those of the present file."""
+    content = (folder / name).read_bytes()
     payload = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    edit_manifest(lambda manifest: manifest["payload"].update({"data.safetensors": payload}))(folder)
+    edit_manifest(lambda manifest: manifest["payload"].update({name: payload}))(folder)
 
 
-def edit_tensors(change: Callable[[dict[str, Tensor]], Any]) -> Damage:
+def edit_tensors(change: Callable[[dict[str, Tensor]], Any], name: str = "data.safetensors") -> Damage:
     """Change the tensors and record the new hash, so that only the tensors themselves are wrong."""
 
     def damage(folder: Path) -> None:
-        tensors = safetensors.torch.load_file(folder / "data.safetensors")
-        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        tensors = {key: tensor.clone() for key, tensor in safetensors.torch.load_file(folder / name).items()}
         change(tensors)
-        safetensors.torch.save_file(tensors, folder / "data.safetensors")
-        sign(folder)
+        safetensors.torch.save_file(tensors, folder / name)
+        sign(folder, name)
 
     return damage
+
+
+def edit_store(change: Callable[[dict[str, Tensor]], Any]) -> Damage:
+    return edit_tensors(change, "labels.safetensors")
 
 
 def set_bytes(name: str, content: bytes) -> Damage:
@@ -71,9 +75,12 @@ def flip_bit(name: str) -> Damage:
     return damage
 
 
-def not_safetensors(folder: Path) -> None:
-    (folder / "data.safetensors").write_bytes(b"\xff" * 100)
-    sign(folder)
+def not_safetensors(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(b"\xff" * 100)
+        sign(folder, name)
+
+    return damage
 
 
 def oversized(folder: Path) -> None:
@@ -106,7 +113,7 @@ HARD: dict[str, tuple[Damage, str]] = {
     "manifest is a list": (set_bytes("manifest.json", b"[]"), "not a distilled set of condense"),
     "manifest too large": (oversized, "a manifest has at most 67108864"),
     "another format": (edit_manifest(lambda m: m.update(format="other")), "not a distilled set of condense"),
-    "newer version": (edit_manifest(lambda m: m.update(format_version=3)), "format version 3, but .* up to 2"),
+    "newer version": (edit_manifest(lambda m: m.update(format_version=4)), "format version 4, but .* up to 3"),
     "factor 0": (edit_manifest(lambda m: m["images"].update(factor=0)), "images.factor"),
     "a huge factor": (edit_manifest(lambda m: m["images"].update(factor=9)), "images.factor"),
     "more cells than pixels": (edit_manifest(lambda m: m["images"].update(factor=5)), "factor 5 .* cells"),
@@ -138,7 +145,7 @@ HARD: dict[str, tuple[Damage, str]] = {
     "longer data": (resize("data.safetensors", 1), r"data\.safetensors: too long: \d+ bytes instead of \d+"),
     "changed data": (flip_bit("data.safetensors"), r"data\.safetensors: the SHA-256 is not that"),
     "changed preview": (flip_bit("preview.png"), r"preview\.png: the SHA-256 is not that"),
-    "not safetensors": (not_safetensors, "not a safetensors file"),
+    "not safetensors": (not_safetensors("data.safetensors"), "not a safetensors file"),
     "missing tensor": (edit_tensors(lambda t: t.pop("labels")), "no tensor 'labels'"),
     "missing preprocessing": (edit_tensors(lambda t: t.pop("preprocessing.std")), r"no tensor 'preprocessing\.std'"),
     "extra tensor": (edit_tensors(lambda t: t.update(extra=torch.zeros(1))), "tensor 'extra' does not belong here"),
@@ -190,6 +197,64 @@ SOFT: dict[str, tuple[Damage, str]] = {
     ),
     "sum not 1": (edit_tensors(lambda t: t["labels"].mul_(1.01)), "soft labels must be probabilities"),
 }
+STORE: dict[str, tuple[Damage, str]] = {
+    "no file": (lambda folder: (folder / "labels.safetensors").unlink(), r"labels\.safetensors: missing"),
+    "truncated": (resize("labels.safetensors", -1), r"labels\.safetensors: truncated: \d+ bytes instead of \d+"),
+    "longer": (resize("labels.safetensors", 1), r"labels\.safetensors: too long"),
+    "changed": (flip_bit("labels.safetensors"), r"labels\.safetensors: the SHA-256 is not that"),
+    "not safetensors": (not_safetensors("labels.safetensors"), r"labels\.safetensors: not a safetensors file"),
+    "not listed": (
+        edit_manifest(lambda m: m["payload"].pop("labels.safetensors")),
+        r"key payload: .* labels\.safetensors and the key store belong together",
+    ),
+    "no key": (edit_manifest(lambda m: m.update(store=None)), "the key store belong together"),
+    "unknown kind": (edit_manifest(lambda m: m["store"].update(kind="ranks")), r"key store\.kind: .*'logits'"),
+    "no epochs": (edit_manifest(lambda m: m["store"].update(epochs=0)), r"key store\.epochs"),
+    "no batch size": (edit_manifest(lambda m: m["store"].pop("batch")), r"key store\.batch: Field required"),
+    "batches of one": (edit_manifest(lambda m: m["store"].update(batch=1)), r"key store\.batch"),
+    "groups of one": (edit_manifest(lambda m: m["store"].update(group=1)), r"key store\.group"),
+    "negative weight": (edit_manifest(lambda m: m["store"].update(weight=-1.0)), r"key store\.weight"),
+    "weight above 1": (edit_manifest(lambda m: m["store"].update(weight=1.5)), r"labels\.safetensors: .* weight 1\.5"),
+    "fewer epochs": (
+        edit_manifest(lambda m: m["store"].update(epochs=2)),
+        r"'boxes' has shape \[3, 6, 4\]; the manifest asks for \[2, 6, 4\]",
+    ),
+    "other batches": (
+        edit_manifest(lambda m: m["store"].update(batch=2)),
+        r"'patches' has shape \[3, 2, 4\]; the manifest asks for \[3, 3, 4\]",
+    ),
+    "distances of three": (
+        edit_manifest(lambda m: m["store"].update(kind="distances")),
+        r"'values' has shape \[3, 6, 3\]; the manifest asks for \[3, 6, 2\]",
+    ),
+    "missing tensor": (edit_store(lambda t: t.pop("shares")), "no tensor 'shares'"),
+    "extra tensor": (edit_store(lambda t: t.update(extra=torch.zeros(1))), "tensor 'extra' does not belong here"),
+    "wide order": (edit_store(lambda t: t.update(order=t["order"].long())), "'order' is torch.int64; it must be"),
+    "values single": (edit_store(lambda t: t.update(values=t["values"].float())), "'values' is torch.float32"),
+    "NaN in values": (edit_store(lambda t: put(t, "values", (1, 2, 0), torch.nan)), "'values' has values that are NaN"),
+    "an image too far": (edit_store(lambda t: put(t, "order", (2, 0), 6)), r"'order' must have each of 0\.\.5 once"),
+    "partner elsewhere": (edit_store(lambda t: put(t, "partners", (0, 0), 5)), "'partners' has views of another batch"),
+    "empty box": (edit_store(lambda t: put(t, "boxes", (0, 0, 3), 0)), "'boxes' has one without pixels"),
+    "patch outside": (edit_store(lambda t: put(t, "patches", (0, 0, 2), 5)), "'patches' has one that is not inside"),
+    "share above 1": (edit_store(lambda t: put(t, "shares", (0, 0), 1.5)), r"'shares' has values outside 0\.\.1"),
+}
+
+
+@pytest.mark.parametrize("damage, message", STORE.values(), ids=STORE.keys())
+def test_damage_to_a_label_store_is_found(tmp_path: Path, damage: Damage, message: str) -> None:
+    folder = save(tmp_path / "set", with_store())
+    verify(folder)
+    damage(folder)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        load_artifact(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_store_needs_squares(tmp_path: Path) -> None:
+    made = with_store()
+    oblong = replace(made.distilled, images=example().distilled.images)
+    with pytest.raises(ArtifactError, match=r"square images, and these are 4 by 5"):
+        save(tmp_path / "set", replace(made, distilled=oblong))
 
 
 @pytest.mark.parametrize("damage, message", HARD.values(), ids=HARD.keys())

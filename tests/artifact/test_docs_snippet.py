@@ -15,26 +15,27 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
-from artifact_examples import Example, example, save
+from artifact_examples import Example, example, save, with_store
 from torch import Tensor
 from torch.nn import functional as F
 
 from condense.artifact import DatasetRecord, EvaluationRecord, Manifest, MethodRecord, load_artifact
-from condense.artifact.format import ImagesRecord, LabelsRecord, Payload, PreprocessingRecord
+from condense.artifact.format import ImagesRecord, LabelsRecord, Payload, PreprocessingRecord, StoreRecord
+from condense.artifact.tensors import STORE_TYPES
 from condense.data.preprocess import Preprocessing
 from condense.networks import create
 from condense.rng import generator
-from condense.synthetic.types import DistilledSet
+from condense.synthetic import DistilledSet, LabelStore, draw_views, relabel
 
 DOCS = (Path(__file__).parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
-DEFINITIONS, TEN_LINES = re.findall(r"^```python\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)
+DEFINITIONS, TEN_LINES, REPLAY, STUDENT = re.findall(r"^```python\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def documented() -> dict[str, Any]:
-    """What the first code block of the page defines: preprocess, convnet."""
+    """What the page defines: preprocess, convnet, replay."""
     names: dict[str, Any] = {}
-    exec(DEFINITIONS, names)
+    exec(DEFINITIONS + REPLAY, names)
     return names
 
 
@@ -69,10 +70,15 @@ def test_the_ten_lines_train_without_condense(tmp_path: Path, kind: str, soft: b
     images, labels = blobs(600, seed=3)
     safetensors.torch.save_file({"images": images, "labels": labels}, tmp_path / "test.safetensors")
 
-    script = "import sys\nsys.modules['condense'] = None\n" + DEFINITIONS + "torch.manual_seed(0)\n" + TEN_LINES
+    assert alone(DEFINITIONS, TEN_LINES, where=tmp_path) > 0.95
+
+
+def alone(definitions: str, lines: str, where: Path) -> float:
+    """The test accuracy that the page's own code prints, in a process without condense."""
+    script = "import sys\nsys.modules['condense'] = None\n" + definitions + "torch.manual_seed(0)\n" + lines
     done = subprocess.run(
         [sys.executable, "-I", "-c", script],
-        cwd=tmp_path,
+        cwd=where,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -80,7 +86,51 @@ def test_the_ten_lines_train_without_condense(tmp_path: Path, kind: str, soft: b
     )
     assert done.returncode == 0, done.stderr
     printed = re.fullmatch(r"test accuracy (\d\.\d{3})\n", done.stdout)
-    assert printed and float(printed[1]) > 0.95
+    assert printed
+    return float(printed[1])
+
+
+def test_the_page_trains_on_a_label_store_without_condense(tmp_path: Path) -> None:
+    """Teachers that say nothing but the truth, of images that have other labels."""
+    images, labels = blobs(6, seed=1)
+    preprocessing = fit("mean_std", blobs(300, seed=2)[0])
+    views = draw_views(
+        6,
+        4,
+        epochs=300,
+        batch=4,
+        crop="shifted",
+        smallest=1.0,
+        mirrored=False,
+        mix="cutmix",
+        draws=lambda epoch: generator(0, "views", epoch),
+    )
+    x = preprocessing(images)
+    truth = 20.0 * F.one_hot(labels, 3)
+    values = relabel(x, views, lambda b: b.share * truth[b.rows] + (1 - b.share) * truth[b.partner_rows])
+    distilled = DistilledSet(x, (labels + 1) % 3, store=LabelStore(views, "logits", values))
+    save(tmp_path / "distilled", Example(distilled, preprocessing, images))
+    images, labels = blobs(600, seed=3)
+    safetensors.torch.save_file({"images": images, "labels": labels}, tmp_path / "test.safetensors")
+    answers = "".join(line + "\n" for line in TEN_LINES.splitlines()[-2:])
+    test = "test = load_file('test.safetensors')\n"
+    assert alone(DEFINITIONS + REPLAY, STUDENT + test + answers, where=tmp_path) > 0.9
+
+
+@pytest.mark.parametrize("mix", ["none", "cutmix", "mixup"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_documented_replay_is_ours(tmp_path: Path, documented: dict[str, Any], mix: str, factor: int) -> None:
+    artifact = load_artifact(save(tmp_path / "set", with_store(mix=mix, factor=factor)))
+    info = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    data, stored = (
+        safetensors.torch.load_file(tmp_path / "set" / f"{name}.safetensors") for name in ("data", "labels")
+    )
+    images, _ = documented["training_set"](info, data)
+    for epoch in range(info["store"]["epochs"]):
+        theirs = list(documented["replay"](images, stored, epoch, info["store"]["batch"]))
+        for (x, values), (ours, our_values) in zip(theirs, artifact.replay(epoch), strict=True):
+            torch.testing.assert_close(x, ours, atol=1e-5, rtol=0)
+            assert torch.equal(values, our_values)
 
 
 @pytest.mark.parametrize("kind", ["mean_std", "zca"])
@@ -114,11 +164,14 @@ def test_documented_convnet_is_ours(documented: dict[str, Any], channels: int, s
 
 
 def test_every_key_is_documented() -> None:
-    records = (Manifest, MethodRecord, DatasetRecord, ImagesRecord, LabelsRecord, PreprocessingRecord)
+    records = (Manifest, MethodRecord, DatasetRecord, ImagesRecord, LabelsRecord, StoreRecord, PreprocessingRecord)
     keys = {key for record in (*records, EvaluationRecord, Payload) for key in record.model_fields}
     assert {key for key in keys if f"`{key}`" not in DOCS} == set()
     table = DOCS.split("## manifest.json")[1].split("\n\n")[1]
     assert re.findall(r"^\| `(\w+)` ", table, re.MULTILINE) == list(Manifest.model_fields)
+    table = DOCS.split("## labels.safetensors")[1].split("\n\n")[2]
+    types = dict(re.findall(r"^\| `(\w+)` \| (\w+) ", table, re.MULTILINE))
+    assert types == {name: str(dtype).removeprefix("torch.") for name, dtype in STORE_TYPES.items()}
 
 
 def test_a_set_written_by_the_page_alone_loads(tmp_path: Path) -> None:

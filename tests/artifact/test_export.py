@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from artifact_examples import CLASSES, example, save
+from artifact_examples import CLASSES, example, save, with_store
 from PIL import Image
 
 from condense._torchvision import torchvision
@@ -193,3 +193,11 @@ def test_failed_export_leaves_nothing(artifact_folder: Path, tmp_path: Path, mon
         with pytest.raises(OSError, match="disk full"):
             export(artifact, tmp_path / "out", format)
     assert {path.name for path in tmp_path.iterdir()} == {"set"}
+
+
+@pytest.mark.parametrize("format", ["pt", "png"])
+def test_a_label_store_is_said_to_stay_behind(tmp_path: Path, format: str) -> None:
+    artifact = load_artifact(save(tmp_path / "set", with_store()))
+    assert "label store stays behind" in export(artifact, tmp_path / f"out.{format}", format)
+    bare = load_artifact(save(tmp_path / "bare", example()))
+    assert "label store" not in export(bare, tmp_path / f"bare.{format}", format)

@@ -7,16 +7,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from artifact_examples import CLASSES, RECORD, example, save
+from artifact_examples import CLASSES, RECORD, example, save, with_store
 from PIL import Image
 from torch.utils.data import DataLoader
 
 import condense.artifact.save as save_module
-from condense.artifact import add_evaluations, load_artifact, read_manifest, verify
+from condense.artifact import add_evaluations, load_artifact, read_manifest, stored_bytes, verify
+from condense.cli.report import manifest_text
 from condense.errors import ArtifactError, ConfigError
 
 
@@ -49,13 +51,66 @@ def test_mosaics_are_stored_and_their_cells_trained_on(tmp_path: Path, soft: boo
     assert torch.equal(artifact.labels[4:8], made.distilled.labels[1:2].expand_as(artifact.labels[4:8]))
 
 
+@pytest.mark.parametrize("settings", [{}, {"kind": "distances", "weight": 2.5, "group": 2}, {"factor": 2}], ids=str)
+def test_a_label_store_comes_back(tmp_path: Path, settings: dict[str, Any]) -> None:
+    made = with_store(**settings)
+    ours, folder = made.distilled.store, save(tmp_path / "set", made)
+    artifact = load_artifact(folder)
+    store = artifact.store
+    assert ours is not None and store is not None
+    assert (store.kind, store.weight, store.group, store.views.batch) == (ours.kind, ours.weight, ours.group, 4)
+    for name, tensor in ours.tensors().items():
+        assert torch.equal(store.tensors()[name], tensor) and store.tensors()[name].dtype == tensor.dtype, name
+    assert (folder / "data.safetensors").read_bytes() == (
+        save(tmp_path / "bare", replace(made, distilled=replace(made.distilled, store=None))) / "data.safetensors"
+    ).read_bytes()
+    held = save_module.safetensors.torch.load_file(folder / "labels.safetensors")
+    assert stored_bytes(artifact.manifest)["labels"] == sum(tensor.nbytes for tensor in held.values()) + 6 * 8
+    assert manifest_text(artifact.manifest).count("labels.safetensors") == 1
+
+
+def test_a_store_is_replayed_epoch_by_epoch(tmp_path: Path) -> None:
+    made = with_store()
+    artifact, store = load_artifact(save(tmp_path / "set", made)), made.distilled.store
+    assert store is not None
+    for epoch in range(3):
+        batches = list(artifact.replay(epoch))
+        assert [len(x) for x, _ in batches] == [4, 2]
+        for k, (x, _) in enumerate(batches):
+            assert torch.equal(x, store.views.show(made.distilled.images, epoch, k).x)
+        assert torch.equal(torch.cat([values for _, values in batches]), store.values[epoch].float())
+    for epoch in (-1, 3):
+        with pytest.raises(ConfigError, match=rf"epoch {epoch}: the label store has epochs 0\.\.2"):
+            artifact.replay(epoch)
+
+
+def test_what_has_no_store_has_nothing_to_play_back(artifact_folder: Path) -> None:
+    artifact = load_artifact(artifact_folder)
+    assert artifact.store is None
+    with pytest.raises(ConfigError, match="no label store"):
+        artifact.replay(0)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_sets_of_earlier_versions_are_read(artifact_folder: Path, version: int) -> None:
+    path = artifact_folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["store"]
+    if version == 1:
+        del manifest["images"]["factor"], manifest["making"]
+    path.write_text(json.dumps(manifest | {"format_version": version}))
+    artifact = load_artifact(artifact_folder)
+    assert artifact.store is None and torch.equal(artifact.images, example().distilled.images)
+
+
 def test_manifest_says_what_the_set_is(artifact_folder: Path) -> None:
     manifest = json.loads((artifact_folder / "manifest.json").read_text(encoding="utf-8"))
-    assert (manifest["format"], manifest["format_version"]) == ("condense-distilled-set", 2)
+    assert (manifest["format"], manifest["format_version"]) == ("condense-distilled-set", 3)
     assert manifest["method"] == {"name": "ftd", "ipc": 2, "citation": "Du et al., 2023"}
     assert manifest["dataset"]["sha256"] == "ab" * 32
     assert manifest["images"]["shape"] == [6, 3, 4, 5] and manifest["labels"]["kind"] == "hard"
     assert manifest["config"] == {"syn_steps": 20, "lr_img": 100.0, "networks": ["convnet"], "ema": None}
+    assert manifest["store"] is None
     assert manifest["provenance"] == {"syn_steps": "recipe"}
     assert manifest["evaluations"] == [{**RECORD, "values": [0.4, 0.6]}]
     assert manifest["versions"]["torch"] == torch.__version__
@@ -168,6 +223,13 @@ def test_killed_save_shows_no_artifact(tmp_path: Path) -> None:
     assert done.returncode == -9
     assert all(path.name.startswith(".tmp-") for path in tmp_path.iterdir())
     verify(save(tmp_path / "set", example()))
+
+
+def test_a_store_of_other_images_is_not_written(tmp_path: Path) -> None:
+    made, other = with_store(), with_store(factor=2).distilled.store
+    with pytest.raises(ArtifactError, match=r"labels\.safetensors: tensor 'boxes' has shape \[3, 24, 4\]"):
+        save(tmp_path / "set", replace(made, distilled=replace(made.distilled, store=other)))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("what", ["nan", "label", "dtype", "count"])

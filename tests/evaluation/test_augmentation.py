@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from condense.augment import DSA, FULL_STRATEGY, crop_flip, cutmix, standard
+from condense.augment import DSA, FULL_STRATEGY, crop_flip, cutmix, mixup, standard
 from condense.augment.dc import crop_scale_rotate
 from condense.errors import ConfigError
 from condense.evaluation import load_protocol
@@ -76,3 +76,11 @@ def test_mixing_is_cutmix_with_the_probability_of_the_protocol():
         assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1])
         changed += not torch.equal(images, X)
     assert 8 < changed < 32
+
+
+def test_mixing_is_mixup_with_the_parameter_of_the_protocol():
+    mix = mixing(replace(load_protocol("quick"), mixup=0.8), 4)
+    for index in range(4):
+        images, labels = mix(X, Y, generator(2, "mix", index))
+        expected = mixup(X, Y, 4, generator(2, "mix", index), 0.8)
+        assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1])

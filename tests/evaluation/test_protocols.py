@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -18,13 +19,20 @@ MIXED = {"idc1000": 0.5, "idc1000_mnist": 0.0, "ncfm2000": 0.5}
 FAIR = ("fair", "fair_updates")
 
 
+def falls(protocol):
+    """The epochs, or steps, whose learning rate is lower than that of the one before."""
+    whole = protocol.epochs or protocol.updates
+    rates = [protocol.rate(0.1, done, done) for done in range(whole)]
+    return [done for done in range(1, whole) if rates[done] < rates[done - 1]]
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_settings(name):
     protocol = load_protocol(name)
     found = (protocol.epochs, protocol.batch, protocol.learned_lr, protocol.augmentation)
     assert found == PUBLISHED[name]
     assert (protocol.lr, protocol.momentum, protocol.weight_decay) == (0.01, 0.9, 5e-4)
-    assert (protocol.decay_steps(protocol.batch), protocol.decay_factor) == ((protocol.epochs // 2,), 0.1)
+    assert falls(protocol) == [protocol.epochs // 2] and protocol.decay_factor == 0.1
     assert (protocol.optimizer, protocol.cutmix) == ("sgd", 0.0)
 
 
@@ -34,11 +42,11 @@ def test_settings_of_the_papers_that_mix(name):
     assert (protocol.augmentation, protocol.cutmix) == ("composed", MIXED[name])
     if name == "ncfm2000":
         assert (protocol.epochs, protocol.batch, protocol.optimizer, protocol.lr) == (2000, 128, "adamw", 1e-3)
-        assert (protocol.decay_steps(1), protocol.decay_factor) == ((400, 800, 1200, 1600), 0.5)
+        assert (falls(protocol), protocol.decay_factor) == ([400, 800, 1200, 1600], 0.5)
         assert (protocol.momentum, protocol.weight_decay) == (0.9, 0.01)  # torch's own defaults for AdamW
     else:
         assert (protocol.epochs, protocol.batch, protocol.optimizer, protocol.lr) == (1000, 64, "sgd", 0.01)
-        assert (protocol.decay_steps(1), protocol.decay_factor) == ((2 * 1000 // 3, 5 * 1000 // 6), 0.2)
+        assert (falls(protocol), protocol.decay_factor) == ([2 * 1000 // 3, 5 * 1000 // 6], 0.2)
         assert (protocol.momentum, protocol.weight_decay) == (0.9, 5e-4)
 
 
@@ -79,15 +87,33 @@ def test_full_data_changes_the_epochs_alone():
 @pytest.mark.parametrize(("epochs", "first"), [(1000, 500), (301, 151), (2, 1), (1, 1)])
 def test_the_decay_comes_before_the_first_epoch_after_half(epochs, first):
     protocol = replace(load_protocol("quick"), epochs=epochs, batch=10)
-    assert protocol.decay_steps(10) == (first,)
-    assert protocol.decay_steps(11) == (2 * first,)  # two batches an epoch
+    assert falls(protocol) == [done for done in (first,) if done < epochs]
+    assert protocol.rate(0.1, first, 0) == 0.1 * 0.1 and protocol.rate(0.1, first - 1, 10**6) == 0.1
     assert (protocol.steps(10), protocol.steps(11)) == (epochs, 2 * epochs)
 
 
 def test_updates_are_the_same_for_every_set():
     protocol = load_protocol("fair_updates")
     assert {protocol.steps(n) for n in (1, 10, 500, 50_000)} == {1000}
-    assert {protocol.decay_steps(n) for n in (1, 10, 500, 50_000)} == {(500,)}
+    assert falls(protocol) == [500] and protocol.rate(0.1, 10**6, 499) == 0.1
+
+
+@pytest.mark.parametrize(("horizon", "last"), [(1.0, 0.0), (2.0, 0.5)])
+def test_a_cosine_begins_at_the_rate_and_ends_near_its_part(horizon, last):
+    cosine = {"schedule": "cosine", "horizon": horizon, "decay_at": (), "decay_factor": None}
+    protocol = replace(load_protocol("quick"), epochs=1000, **cosine)
+    rates = [protocol.rate(0.1, epoch, 7) for epoch in range(1000)]
+    assert rates[0] == 0.1 and rates == sorted(rates, reverse=True)
+    assert rates[500] == pytest.approx(0.05 * (1 + math.cos(math.pi / 2 / horizon)))
+    assert rates[-1] == pytest.approx(0.1 * last, abs=2e-4)
+
+
+def test_younger_keys_leave_the_identity_of_older_protocols_alone():
+    quick = load_protocol("quick")
+    identity = quick.identity()
+    assert set(vars(quick)) - set(identity) == {"schedule", "horizon", "mixup", "temperature"}
+    assert identity == {key: vars(quick)[key] for key in identity}
+    assert replace(quick, temperature=4.0).identity() == identity | {"temperature": 4.0}
 
 
 def test_unknown_protocol_offers_the_closest():
@@ -116,6 +142,17 @@ def test_unknown_protocol_offers_the_closest():
         {"epochs": None},
         {"epochs": None, "updates": 3},
         {"full_data_epochs": None},
+        {"temperature": 0.0},
+        {"mixup": 0.0},
+        {"mixup": 0.8, "cutmix": 0.5},
+        {"schedule": "linear"},
+        {"schedule": "cosine"},
+        {"horizon": 1.0},
+        {"schedule": "cosine", "horizon": 1.0},  # with decay_at
+        {"schedule": "cosine", "horizon": 0.5, "decay_at": (), "decay_factor": None},
+        {"decay_at": ()},
+        {"decay_factor": None},
+        {"temperature": 4.0, "updates": 3, "epochs": None, "full_data_epochs": None},
     ],
 )
 def test_wrong_values_are_refused(change):
