@@ -17,16 +17,11 @@ from condense.evaluation.fresh import NetworkLike, compiled_network, fresh_netwo
 from condense.evaluation.protocols import Protocol
 from condense.evaluation.sets import TestSet, TrainingSet
 from condense.evaluation.statistics import summary
-<<<<<<< HEAD
 from condense.networks import CompiledNetwork, images_per_epoch
-from condense.rng import generator, isolated
-=======
-from condense.networks import CompiledNetwork
 from condense.rng import isolated
 
 STORED = "store"
 """The augmentation of an evaluation whose views were those of the set's store."""
->>>>>>> dec-labels
 
 
 @dataclass(frozen=True)
@@ -93,53 +88,18 @@ def train_network(
 
     It ends after so many `updates`, if they are given. `poll` is called after each, and may raise to stop.
 
-<<<<<<< HEAD
-    The order of epoch e and the draws of step i have addresses of (seed, stream, index, e) and (seed, stream, index, i)
-    alone. For networks with batch norm a last batch of one image is left out (`condense.networks.images_per_epoch`).
-=======
     Batches are those of the set's store where the protocol plays it back, with the gradients of its groups summed up;
-    otherwise they are `drawn`. Batch norm has no variance over one image: for networks that have it a last batch of one
-    image is left out.
->>>>>>> dec-labels
+    otherwise they are `drawn`, and for networks with batch norm a last batch of one image is left out.
     """
     model.train()
     theta = nn.Parameter(parameters_to_vector(model.parameters()).detach())
     optimizer = _optimizer(model.parameters() if compiled is None else [theta], protocol, lr)
-<<<<<<< HEAD
-    n, step, epoch, loss = images_per_epoch(model, len(training), protocol.batch), 0, 0, torch.tensor(torch.nan)
-    steps, decays = protocol.steps(n) if updates is None else updates, protocol.decay_steps(n)
-    while step < steps:
-        order = torch.randperm(len(training), generator=generator(seed, f"{stream}.order.{index}", epoch))
-        for batch in torch.split(order[:n].to(training.images.device), protocol.batch)[: steps - step]:
-            for _ in range(decays.count(step)):
-                for group in optimizer.param_groups:
-                    group["lr"] *= protocol.decay_factor
-            images, labels = training.preprocess(training.images[batch]), training.labels[batch]
-            images = augment(images, generator(seed, f"{stream}.augment.{index}", step))
-            if mix is not None:
-                images, labels = mix(images, labels, generator(seed, f"{stream}.mix.{index}", step))
-            if compiled is None:
-                loss = F.cross_entropy(model(images), labels)
-                optimizer.zero_grad()
-                loss.backward()
-            else:
-                theta.grad, logits = compiled.gradient(theta, images, labels)
-                loss = F.cross_entropy(logits, labels)
-            optimizer.step()
-            step += 1
-            poll()
-        epoch += 1
-=======
     store, protocol = training.played(protocol), training.plan(protocol)
     if store is not None:
         assert protocol.temperature is not None
         batches, steps = replayed(training, store, protocol.temperature), updates
     else:
-        n = len(training)
-        if n % protocol.batch == 1 and _has_batch_norm(model):
-            if n == 1:
-                raise DataError("a network with batch norm cannot be trained on a single image.")
-            n -= 1
+        n = images_per_epoch(model, len(training), protocol.batch)
         batches = drawn(training, protocol, augment, mix, images=n, seed=seed, stream=stream, index=index)
         steps = protocol.steps(n) if updates is None else updates
     step, loss = 0, torch.tensor(torch.nan)
@@ -160,7 +120,6 @@ def train_network(
         optimizer.step()
         step += 1
         poll()
->>>>>>> dec-labels
     if compiled is not None:
         vector_to_parameters(theta.detach(), model.parameters())
     return Trained(loss.detach(), step)
