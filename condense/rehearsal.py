@@ -165,13 +165,13 @@ class Rehearsal:
         if Need.POOL in needs:
             assert isinstance(method, DecoupledConfig)
             teachers = []
-            for plan, index in provide.numbered(method.plans(resolved.run.dsa)):
-                found = provide.held_in_pool(resolved, problem, plan, index)
-                file = provide.pool_file(resolved, problem, plan, index)
+            for squeezed, index in provide.numbered(method.plans(resolved.run.dsa)):
+                found = provide.held_in_pool(resolved, problem, squeezed, index)
+                file = provide.pool_file(resolved, problem, squeezed, index)
                 if found is None and file not in self._taught:
-                    yield self._squeezing(plan)
+                    yield self._squeezing(squeezed)
                     self._taught.add(file)
-                teachers.append(found[0] if found else self._stand_in(plan))
+                teachers.append(found[0] if found else self._stand_in(squeezed))
             problem = replace(problem, pool=tuple(teachers))
         return problem
 
