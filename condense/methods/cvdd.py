@@ -20,8 +20,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from condense.methods.base import MethodConfig, Problem, register
-from condense.methods.decoupled import Names, NetworkSpec
+from condense.methods.base import MethodConfig, Names, NetworkSpec, Problem, register
 from condense.methods.recover import PixelsConfig, RecoverPixels, Voter
 from condense.teachers import Teacher
 

@@ -9,26 +9,12 @@ say is kept with the numbers that make the view again, as Shen and Xing do (FKD,
 from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
-from condense.methods.base import MethodConfig, Need, Problem
-from condense.networks import canonical
+from condense.methods.base import MethodConfig, Names, Need, NetworkSpec, Problem
 from condense.synthetic import DistilledSet, LabelStore, ShownBatch, State, draw_views, hard_labels, parts, relabel
 from condense.teachers import SqueezePlan
-
-ANY_SIZE = 4096
-"""Image side with which a network is checked before the data are known."""
-
-
-def _known(spec: str) -> str:
-    canonical(spec, channels=3, size=ANY_SIZE, classes=10)
-    return spec
-
-
-NetworkSpec = Annotated[str, AfterValidator(_known)]
-Names = BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
-"""One name is a list of one."""
 
 
 class DecoupledConfig(MethodConfig):
