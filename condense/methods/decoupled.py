@@ -13,7 +13,17 @@ from pydantic import Field
 from torch import Tensor
 
 from condense.methods.base import MethodConfig, Names, Need, NetworkSpec, Problem
-from condense.synthetic import DistilledSet, LabelStore, ShownBatch, State, draw_views, hard_labels, parts, relabel
+from condense.synthetic import (
+    DistilledSet,
+    LabelStore,
+    ShownBatch,
+    State,
+    Views,
+    draw_views,
+    hard_labels,
+    parts,
+    relabel,
+)
 from condense.teachers import SqueezePlan
 
 
@@ -103,6 +113,16 @@ class Decoupled(Generic[C]):
         """Images that teachers see together."""
         return self.config.label_group or self.config.label_batch
 
+    @property
+    def shared(self) -> int | None:
+        """The same, where batch norm takes the statistics of these images; a store keeps it for the student."""
+        return self.group if self.config.label_bn == "batch" else None
+
+    def store(self, problem: Problem, images: Tensor, labels: Tensor, views: Views) -> LabelStore:  # noqa: ARG002
+        """What the teachers say of views of the images, whose classes are `labels` [n]. By default their logits."""
+        logits = relabel(images, views, lambda batch: self.label(problem, batch))
+        return LabelStore(views, "logits", logits, group=self.shared)
+
     def distilled(self, state: State, problem: Problem) -> DistilledSet:
         c, images = self.config, self.images(state, problem)
         views = draw_views(
@@ -116,10 +136,5 @@ class Decoupled(Generic[C]):
             mix=c.label_mix,
             draws=lambda epoch: problem.rng("labels", epoch),
         )
-        store = LabelStore(
-            views,
-            "logits",
-            relabel(images, views, lambda batch: self.label(problem, batch)),
-            group=self.group if c.label_bn == "batch" else None,
-        )
-        return DistilledSet(images, hard_labels(problem.data.num_classes, problem.ipc, images.device), store=store)
+        labels = hard_labels(problem.data.num_classes, problem.ipc, images.device)
+        return DistilledSet(images, labels, store=self.store(problem, images, labels, views))

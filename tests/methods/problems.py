@@ -59,6 +59,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "rded": LABELS | {"candidates": 12},
     "sre2l": RECOVER,
+    "nrrdd": RECOVER | {"lr_img": 0.3},
     "cvdd": RECOVER
     | {
         "teachers": (*LABELS["teachers"], "resnet18:width=4,norm=batch"),
