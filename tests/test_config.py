@@ -170,7 +170,9 @@ def test_a_method_is_needed_and_must_exist():
 
 def test_a_trained_method_is_no_baseline():
     (line,) = problems(method="ftd", baselines=["random", "mtt"])
-    assert "unknown baseline (a method without iterations) 'mtt'" in line and "herding, kcenter, kmeans, random" in line
+    assert (
+        "unknown baseline (a method without iterations) 'mtt'" in line and "herding, kcenter, kd_subset, kmeans" in line
+    )
 
 
 def test_a_network_that_only_large_images_can_have_is_not_refused_early():

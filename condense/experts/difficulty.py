@@ -4,24 +4,21 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from condense.data.inputs import Inputs
 from condense.data.preprocess import CHUNK
 from condense.experts.train import ExpertPlan, train_expert
 from condense.networks import Network
+from condense.objectives import error_norm
 
 
 def el2n(network: Network, inputs: Inputs, labels: Tensor, thetas: Sequence[Tensor]) -> Tensor:
-    """EL2N scores [n]: the mean over networks of |softmax(f(theta, x)) - onehot(y)|, x not augmented. High is hard.
-
-    Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet", 2021, arXiv 2107.07075.
-    """
+    """EL2N scores [n]: the mean over networks of `error_norm`, images not augmented. High is hard."""
     scores = []
     with torch.no_grad():
         for rows in torch.arange(len(inputs)).split(CHUNK):
-            x, y = inputs[rows], F.one_hot(labels[rows], network.classes)
-            errors = [(network.logits(theta, x).softmax(1) - y).norm(dim=1) for theta in thetas]
+            x, y = inputs[rows], labels[rows]
+            errors = [error_norm(network.logits(theta, x), y) for theta in thetas]
             scores.append(torch.stack(errors).mean(0))
     return torch.cat(scores)
 

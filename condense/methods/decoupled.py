@@ -98,6 +98,10 @@ class Decoupled(Generic[C]):
         """Of each teacher in the logits that label a view. By default all the same."""
         return [1 / len(problem.pool)] * len(problem.pool)
 
+    def weight(self, problem: Problem) -> float:  # noqa: ARG002
+        """Of the labels in a student's loss (`condense.objectives.logit_loss`). By default they are all of it."""
+        return 1.0
+
     def label(self, problem: Problem, batch: ShownBatch) -> Tensor:
         """What the teachers say of a batch of views, [b, classes]: the weighted sum of their logits."""
         c, groups = self.config, [batch.x[part] for part in parts(len(batch.x), self.group)]
@@ -121,7 +125,7 @@ class Decoupled(Generic[C]):
     def store(self, problem: Problem, images: Tensor, labels: Tensor, views: Views) -> LabelStore:  # noqa: ARG002
         """What the teachers say of views of the images, whose classes are `labels` [n]. By default their logits."""
         logits = relabel(images, views, lambda batch: self.label(problem, batch))
-        return LabelStore(views, "logits", logits, group=self.shared)
+        return LabelStore(views, "logits", logits, weight=self.weight(problem), group=self.shared)
 
     def distilled(self, state: State, problem: Problem) -> DistilledSet:
         c, images = self.config, self.images(state, problem)

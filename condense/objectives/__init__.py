@@ -1,7 +1,8 @@
-"""What condensers minimise: pure functions of tensors, one file per family."""
+"""What condensers minimise, and what they choose by: pure functions of tensors, one file per family."""
 
 from condense.objectives.attention import channel_attention, spatial_attention
 from condense.objectives.characteristic import characteristic_distance, characteristic_function
+from condense.objectives.difficulty import error_norm, forgetting_events, gradient_norm
 from condense.objectives.distillation import (
     distance_loss,
     distances,
@@ -30,7 +31,10 @@ __all__ = [
     "distance_loss",
     "distances",
     "divergence",
+    "error_norm",
     "filtered_distance",
+    "forgetting_events",
+    "gradient_norm",
     "logit_loss",
     "mean_distance",
     "mixed_cross_entropy",

@@ -3,7 +3,7 @@
 Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, arXiv 1512.04150.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def class_map(name: str, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             "map, averaged or flattened. Choose one that does, such as convnet, resnet18, vgg11 or torchvision:resnet50"
         )
     source, linear = ending
-    runs = _last_runs(ending, module, x)
+    runs = last_runs(ending, module, x)
     (features, *_), _ = runs[linear]
     maps = runs[source][1]
     positions = maps.shape[2:] if features.shape[1] == maps[0].numel() else (1, 1)
@@ -49,9 +49,8 @@ def _ending(module: nn.Module, x: Tensor) -> tuple[nn.Module, nn.Linear] | None:
     Found by trying: the map, averaged or flattened, is what the Linear sees. Of several, the last; one with a single
     position, which may be the pooling, only if there is no other.
     """
-    runs = _last_runs(module.modules(), module, x)
-    logits = runs[module][1]
-    linear = next((part for part, (_, out) in runs.items() if isinstance(part, nn.Linear) and out is logits), None)
+    runs = last_runs(module.modules(), module, x)
+    linear = classifier(module, runs)
     if linear is None:
         return None
     (features, *_), _ = runs[linear]
@@ -61,7 +60,7 @@ def _ending(module: nn.Module, x: Tensor) -> tuple[nn.Module, nn.Linear] | None:
     return (seen[0], linear) if seen else None
 
 
-def _last_runs(parts: Iterable[nn.Module], module: nn.Module, x: Tensor) -> dict[nn.Module, tuple[Any, Any]]:
+def last_runs(parts: Iterable[nn.Module], module: nn.Module, x: Tensor) -> dict[nn.Module, tuple[Any, Any]]:
     """Inputs and output of the last run of each of the parts, in the order of these, in one pass of x."""
     runs: dict[nn.Module, tuple[Any, Any]] = {}
 
@@ -72,6 +71,12 @@ def _last_runs(parts: Iterable[nn.Module], module: nn.Module, x: Tensor) -> dict
     with torch.no_grad(), hooked(parts, keep):
         module(x)
     return runs
+
+
+def classifier(module: nn.Module, runs: Mapping[nn.Module, tuple[Any, Any]]) -> nn.Linear | None:
+    """The Linear layer that put out the module's logits in the `last_runs` of all its parts; None if no such did."""
+    logits = runs[module][1]
+    return next((part for part, (_, out) in runs.items() if isinstance(part, nn.Linear) and out is logits), None)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -4,7 +4,7 @@ SRe2L: Yin, Xing and Shen, "Squeeze, Recover and Relabel", NeurIPS 2023, arXiv 2
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -45,13 +45,21 @@ class SqueezePlan(BaseModel):
 
 
 def squeeze(
-    plan: SqueezePlan, inputs: Inputs, labels: Tensor, *, classes: int, seed: int, index: int
+    plan: SqueezePlan,
+    inputs: Inputs,
+    labels: Tensor,
+    *,
+    classes: int,
+    seed: int,
+    index: int,
+    watch: Callable[[Tensor, Tensor], object] = lambda rows, logits: None,  # noqa: ARG005 (nobody watches)
 ) -> Iterator[nn.Module]:
     """Yield the network after each epoch, where the data is: one and the same module, which the next epoch changes.
 
     One shuffled pass per epoch over `inputs` and their `labels` [n]; the last partial batch is kept, unless it is one
     image and the network has batch norm. Each epoch sets the module to training mode, so it may be tested in between.
-    Every draw has an address, dropout's too, so teacher `index` does not depend on the teachers before it.
+    Every draw has an address, dropout's too, so teacher `index` does not depend on the teachers before it. For each
+    batch `watch` is given its row numbers and its logits [b, classes], without a graph, before they change the network.
 
     Raises:
         ConfigError: a network that does not exist or does not take such images.
@@ -73,7 +81,9 @@ def squeeze(
         with rng.isolated(seed, f"squeeze.{index}.dropout", epoch):
             for rows in order.split(plan.batch):
                 x = crop_flip(inputs[rows], draws, mirrored=plan.mirrored)
-                loss = F.cross_entropy(module(x), labels[rows])
+                logits = module(x)
+                watch(rows, logits.detach())
+                loss = F.cross_entropy(logits, labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -58,6 +58,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "lr_img": 30.0,
     },
     "rded": LABELS | {"candidates": 12},
+    "kd_subset": LABELS | {"score_networks": 2, "score_epochs": 3},
     "sre2l": RECOVER,
     "nrrdd": RECOVER | {"lr_img": 0.3},
     "cvdd": RECOVER
