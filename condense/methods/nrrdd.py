@@ -70,7 +70,7 @@ class NRRDD(RecoverPixels[NRRDDConfig]):
         if not bool(seen.any()):
             raise ConfigError(
                 f"teachers: {teacher.name!r} sees an image of {problem.data.size} px at a single position, so nothing "
-                "in it is critical. Put one first that makes it less small, such as convnet:norm=batch"
+                "in it is critical. Put one first that shrinks it less, such as convnet:norm=batch"
             )
         return state | {"mask": (self.config.eps - seen).clamp(min=0).unsqueeze(1)}
 
