@@ -1,7 +1,7 @@
 """The pictures of docs/methods.md: the images of finished runs in one row each.
 
-for m in dc dsa idc dm idm ncfm datadam atom mtt ftd tesla datm pad ast random random_soft herding kmeans kcenter \\
-    kd_subset; do
+for m in dc dsa idc dm idm ncfm datadam atom mtt ftd tesla datm pad ast sre2l cvdd rded \
+        random random_soft herding kmeans kcenter kd_subset; do
     condense run --method $m --ipc 1 --out runs/digits-$m; done
 python benchmarks/pictures.py runs/digits-*
 """

@@ -14,21 +14,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import torch
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from condense.augment import DSA, FULL_STRATEGY
 from condense.data import find_source
 from condense.errors import ConfigError, unknown
 from condense.evaluation import load_protocol
 from condense.files import AbsolutePath, absolute
-from condense.methods import METHODS, MethodConfig, get_method
-from condense.networks import canonical
+from condense.methods import METHODS, MethodConfig, Names, NetworkSpec, get_method
 from condense.resources import config_path
 from condense.runs import TRACKERS
 
 MIRROR_FREE = "_".join(name for name in FULL_STRATEGY.split("_") if name != "flip")
-ANY_SIZE = 4096
-"""Image side with which a network is checked before the data are known; what their size forbids is found with them."""
 
 
 def _checked(check: Callable[[str], object]) -> AfterValidator:
@@ -74,20 +71,9 @@ def check_baseline(name: str) -> None:
         raise ConfigError(unknown("baseline (a method without iterations)", name, untrained))
 
 
-NetworkSpec = Annotated[str, _checked(lambda spec: canonical(spec, channels=3, size=ANY_SIZE, classes=10))]
-
-
 def _absolute_name(dataset: str) -> str:
     kind, colon, path = dataset.partition(":")
     return f"{kind}:{absolute(Path(path))}" if colon else dataset
-
-
-def _tuple(value: object) -> object:
-    """One name is a list of one."""
-    return (value,) if isinstance(value, str) else value
-
-
-Names = BeforeValidator(_tuple)
 
 
 AnyConfig = TypeVar("AnyConfig", bound=BaseModel)

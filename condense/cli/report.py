@@ -228,9 +228,7 @@ def manifest_text(manifest: Manifest) -> str:
 
 def _store(record: StoreRecord) -> str:
     group = "" if record.group is None else f", groups of {record.group}"
-    return (
-        f"{record.kind} of {record.epochs} epochs of views, batches of {record.batch}{group}, weight {record.weight:g}"
-    )
+    return f"{record.kind} for {record.epochs} epochs, batches of {record.batch}{group}, weight {record.weight:g}"
 
 
 def _mosaics(n: int, factor: int) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor
 
 from condense import rng
@@ -20,11 +20,23 @@ from condense.data import Inputs, Preprocessing, RealData
 from condense.errors import ConfigError, NumericsError, unknown
 from condense.experts import ExpertPlan
 from condense.files import AbsolutePath
-from condense.networks import Network
+from condense.networks import Network, canonical
 from condense.synthetic import DistilledSet, State, class_members, sample_per_class
 from condense.teachers import Teacher
 
 Metrics = dict[str, float]
+ANY_SIZE = 4096
+"""Image side with which a network is checked before the data are known; what their size forbids is found with them."""
+
+
+def _known(spec: str) -> str:
+    canonical(spec, channels=3, size=ANY_SIZE, classes=10)
+    return spec
+
+
+NetworkSpec = Annotated[str, AfterValidator(_known)]
+Names = BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
+"""One name is a list of one."""
 BATCH = 1024
 """Images that are judged or embedded at a time, where nothing is learned."""
 

@@ -20,9 +20,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from condense.methods.base import MethodConfig, Problem, register
-from condense.methods.decoupled import Names, NetworkSpec
-from condense.methods.recover import PixelsConfig, RecoverPixels, Voter
+from condense.methods.base import MethodConfig, Names, NetworkSpec, Problem, register
+from condense.methods.recover import START, PixelsConfig, RecoverPixels, Start, Voter
 from condense.teachers import Teacher
 
 
@@ -45,9 +44,7 @@ class CVDDConfig(PixelsConfig):
     teacher_weight_decay: float = Field(1e-4, ge=0, description="its weight decay")
     teacher_batch: int = Field(512, ge=2, description="its batch size")
     iterations: int = Field(4000, ge=1, description="updates of the images")
-    init: Literal["noise", "real", "easy", "medium", "hard"] = Field(
-        "medium", description="where the images start: noise, real images, or patches of these, by their loss"
-    )
+    init: Start = Field("medium", description=START)
     view: Literal["whole", "resized"] = Field(
         "resized", description="what of the images a teacher sees: all, or a part, enlarged"
     )

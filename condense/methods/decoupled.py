@@ -9,26 +9,22 @@ say is kept with the numbers that make the view again, as Shen and Xing do (FKD,
 from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
-from condense.methods.base import MethodConfig, Need, Problem
-from condense.networks import canonical
-from condense.synthetic import DistilledSet, LabelStore, ShownBatch, State, draw_views, hard_labels, parts, relabel
+from condense.methods.base import MethodConfig, Names, Need, NetworkSpec, Problem
+from condense.synthetic import (
+    DistilledSet,
+    LabelStore,
+    ShownBatch,
+    State,
+    Views,
+    draw_views,
+    hard_labels,
+    parts,
+    relabel,
+)
 from condense.teachers import SqueezePlan
-
-ANY_SIZE = 4096
-"""Image side with which a network is checked before the data are known."""
-
-
-def _known(spec: str) -> str:
-    canonical(spec, channels=3, size=ANY_SIZE, classes=10)
-    return spec
-
-
-NetworkSpec = Annotated[str, AfterValidator(_known)]
-Names = BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
-"""One name is a list of one."""
 
 
 class DecoupledConfig(MethodConfig):
@@ -102,10 +98,6 @@ class Decoupled(Generic[C]):
         """Of each teacher in the logits that label a view. By default all the same."""
         return [1 / len(problem.pool)] * len(problem.pool)
 
-    def weight(self, problem: Problem) -> float:  # noqa: ARG002
-        """Of the labels in a student's loss (`condense.objectives.logit_loss`). By default they are all of it."""
-        return 1.0
-
     def label(self, problem: Problem, batch: ShownBatch) -> Tensor:
         """What the teachers say of a batch of views, [b, classes]: the weighted sum of their logits."""
         c, groups = self.config, [batch.x[part] for part in parts(len(batch.x), self.group)]
@@ -121,6 +113,16 @@ class Decoupled(Generic[C]):
         """Images that teachers see together."""
         return self.config.label_group or self.config.label_batch
 
+    @property
+    def shared(self) -> int | None:
+        """The same, where batch norm takes the statistics of these images; a store keeps it for the student."""
+        return self.group if self.config.label_bn == "batch" else None
+
+    def store(self, problem: Problem, images: Tensor, labels: Tensor, views: Views) -> LabelStore:  # noqa: ARG002
+        """What the teachers say of views of the images, whose classes are `labels` [n]. By default their logits."""
+        logits = relabel(images, views, lambda batch: self.label(problem, batch))
+        return LabelStore(views, "logits", logits, group=self.shared)
+
     def distilled(self, state: State, problem: Problem) -> DistilledSet:
         c, images = self.config, self.images(state, problem)
         views = draw_views(
@@ -134,11 +136,5 @@ class Decoupled(Generic[C]):
             mix=c.label_mix,
             draws=lambda epoch: problem.rng("labels", epoch),
         )
-        store = LabelStore(
-            views,
-            "logits",
-            relabel(images, views, lambda batch: self.label(problem, batch)),
-            weight=self.weight(problem),
-            group=self.group if c.label_bn == "batch" else None,
-        )
-        return DistilledSet(images, hard_labels(problem.data.num_classes, problem.ipc, images.device), store=store)
+        labels = hard_labels(problem.data.num_classes, problem.ipc, images.device)
+        return DistilledSet(images, labels, store=self.store(problem, images, labels, views))

@@ -24,12 +24,14 @@ from torch.nn import functional as F
 from condense.augment import cut, draw_boxes
 from condense.methods.base import Metrics, Problem, check_finite
 from condense.methods.decoupled import Decoupled, DecoupledConfig
-from condense.methods.patches import PatchConfig, patched_images
+from condense.methods.patches import Choice, PatchConfig, patched_images
 from condense.synthetic import State, adam_, adam_moments, clamp_to_pixels, hard_labels, initial_images
 from condense.teachers import Teacher
 
 SQUARE_DECAY = 0.9
 """Adam's beta_2."""
+Start = Literal["noise", "real", Choice]
+START = "where the images start: noise, real images, or patches of these, by their loss or by activation maps"
 
 
 class RecoverConfig(DecoupledConfig):
@@ -52,9 +54,7 @@ class RecoverConfig(DecoupledConfig):
 class PixelsConfig(RecoverConfig, PatchConfig):
     """Keys of the methods that learn every pixel of every image."""
 
-    init: Literal["noise", "real", "easy", "medium", "hard"] = Field(
-        "noise", description="where the images start: noise, real images, or patches of these, by their loss"
-    )
+    init: Start = Field("noise", description=START)
     class_batch: int = Field(100, ge=1, description="classes of a block at most")
 
     def real_per_class(self, ipc: int) -> int:

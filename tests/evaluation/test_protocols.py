@@ -16,6 +16,12 @@ PUBLISHED = {
     "datadam1800": (1800, 64, False, "dsa"),
 }
 MIXED = {"idc1000": 0.5, "idc1000_mnist": 0.0, "ncfm2000": 0.5}
+# epochs, temperature, augmentation, cutmix, mixup
+DISTILLING = {
+    "kd300": (300, 20, "standard", 1.0, None),
+    "kd400": (400, 30, "crop_flip", 0.0, 0.8),
+    "kd_small": (100, 20, "crop_flip", 0.0, 0.8),
+}
 FAIR = ("fair", "fair_updates")
 
 
@@ -48,6 +54,19 @@ def test_settings_of_the_papers_that_mix(name):
         assert (protocol.epochs, protocol.batch, protocol.optimizer, protocol.lr) == (1000, 64, "sgd", 0.01)
         assert (falls(protocol), protocol.decay_factor) == ([2 * 1000 // 3, 5 * 1000 // 6], 0.2)
         assert (protocol.momentum, protocol.weight_decay) == (0.9, 5e-4)
+
+
+@pytest.mark.parametrize("name", DISTILLING)
+def test_settings_of_the_protocols_that_distil(name):
+    protocol = load_protocol(name)
+    found = (protocol.epochs, protocol.temperature, protocol.augmentation, protocol.cutmix, protocol.mixup)
+    assert found == DISTILLING[name]
+    assert (protocol.optimizer, protocol.lr, protocol.momentum, protocol.weight_decay) == ("adamw", 1e-3, 0.9, 0.01)
+    assert (protocol.schedule, protocol.horizon, protocol.learned_lr, protocol.batch) == ("cosine", 1.0, False, 64)
+
+
+def test_only_they_have_a_temperature():
+    assert {name for name, protocol in load_protocols().items() if protocol.temperature is not None} == set(DISTILLING)
 
 
 @pytest.mark.parametrize("name", FAIR)

@@ -60,6 +60,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "rded": LABELS | {"candidates": 12},
     "kd_subset": LABELS | {"score_networks": 2, "score_epochs": 3},
     "sre2l": RECOVER,
+    "nrrdd": RECOVER | {"lr_img": 0.3},
     "cvdd": RECOVER
     | {
         "teachers": (*LABELS["teachers"], "resnet18:width=4,norm=batch"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from small_teachers import images, teacher
+from torch import nn
 from torch.nn import functional as F
 
 from condense.errors import ConfigError
@@ -28,7 +29,7 @@ def raw(judge, x):
 
 
 def bias(judge):
-    *_, last = (part for part in judge.module.modules() if isinstance(part, torch.nn.Linear))
+    *_, last = (part for part in judge.module.modules() if isinstance(part, nn.Linear))
     return last.bias[LABELS]
 
 
@@ -73,6 +74,12 @@ def test_is_enlarged_and_scaled_for_each_image_alone(monkeypatch):
         torch.testing.assert_close(one, (large - large.min()) / (large.max() - large.min()))
     monkeypatch.setattr("condense.teachers.pool.AT_ONCE", 3)
     torch.testing.assert_close(judge.activation_map(x, LABELS), shown)
+
+
+def test_is_of_the_last_of_the_maps_with_the_same_average():
+    pools = [nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    module = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), *pools, nn.Linear(2, 3)).double()
+    assert class_map("pooled twice", module, images(4), LABELS).shape == (4, 4, 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

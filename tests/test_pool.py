@@ -1,0 +1,193 @@
+"""The teachers of decoupled methods: trained once, kept, and shared by all runs that name the same."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from condense import api, provide, rehearsal
+from condense.artifact import load_artifact, read_manifest
+from condense.artifact.tensors import stored_bytes
+from condense.comparison import baseline
+from condense.config import Layer, resolve
+from condense.errors import NumericsError
+from condense.runs import StopFlag
+
+SMALL = {
+    "network": "convnet:width=4,depth=1",
+    "recipe": "none",
+    "teachers": ["convnet:width=4,depth=1,norm=batch", "convnet:width=8,depth=1,norm=batch"],
+    "teacher_epochs": 2,
+    "teacher_lr": 0.05,
+    "label_epochs": 2,
+    "label_batch": 5,
+    "protocol": "kd_small",
+    "eval_repeats": 1,
+    "baselines": [],
+    "full_data": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The networks that were trained as teachers, in order."""
+    names, squeeze = [], provide.squeeze
+
+    def watched(plan, *arguments, **options):
+        names.append(plan.network)
+        return squeeze(plan, *arguments, **options)
+
+    monkeypatch.setattr(provide, "squeeze", watched)
+    return names
+
+
+def prepared(method="rded", **values):
+    return api.prepare(resolve([Layer("test", SMALL | {"method": method} | values)]))
+
+
+def pool(*arguments, **values):
+    return provide.pool(*prepared(*arguments, **values), StopFlag())
+
+
+def same(one, other):
+    state, kept = one.state(), other.state()
+    return state.keys() == kept.keys() and all(torch.equal(state[key], kept[key]) for key in state)
+
+
+def test_teachers_are_trained_once_for_all_methods_that_name_them(trained):
+    first, cost = pool("rded")
+    assert trained == SMALL["teachers"] and cost.seconds > 0
+    second, again = pool("cvdd", teacher_optimizer="sgd", teacher_weight_decay=5e-4, teacher_batch=128)
+    assert trained == SMALL["teachers"] and again == cost  # what it took then
+    assert all(same(*pair) and pair[0].accuracy == pair[1].accuracy for pair in zip(first, second, strict=True))
+    (one,), _ = pool("rded", teachers=SMALL["teachers"][1:])  # in another place of another pool
+    assert trained == SMALL["teachers"] and same(one, first[1])
+
+
+def test_two_teachers_of_one_kind_differ(trained):
+    (one, other), _ = pool(teachers=SMALL["teachers"][:1] * 2)
+    assert len(trained) == 2 and not same(one, other)
+
+
+@pytest.mark.parametrize(
+    "values", [{"teacher_epochs": 3}, {"teacher_lr": 0.04}, {"seed": 1}, {"validation": 0.2}, {"zca": True}]
+)
+def test_what_decides_a_teacher_is_part_of_its_name(values, trained):
+    pool()
+    pool(**values)
+    assert len(trained) == 4
+
+
+def test_what_does_not_decide_a_teacher_is_no_part_of_its_name(trained):
+    pool()
+    pool(ipc=3, label_epochs=7, network="mlp", candidates=20)
+    assert len(trained) == 2
+
+
+def test_a_teacher_that_is_damaged_is_trained_again_to_the_same_bits(trained, tmp_path):
+    before, _ = pool()
+    files = sorted((tmp_path / "cache" / "teachers").iterdir())
+    files[0].write_bytes(files[0].read_bytes()[:-7])
+    after, _ = pool()
+    assert len(trained) == 3 and all(same(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_accuracies_are_of_the_validation_split():
+    (teacher, _), _ = pool()
+    _, problem = prepared()
+    data = problem.data
+    x = problem.preprocessing(data.validation.images)
+    expected = (teacher.logits(x).argmax(1) == data.validation.labels).double().mean()
+    assert teacher.accuracy == pytest.approx(float(expected))
+    (without, _), _ = pool(validation=0.0)
+    assert without.accuracy is None
+
+
+def test_a_stop_is_obeyed_between_two_epochs_of_a_teacher(monkeypatch):
+    stop, calls = StopFlag(), []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stop, "check", check)
+    with pytest.raises(KeyboardInterrupt):
+        provide.pool(*prepared(), stop)
+    assert len(calls) == 3  # two epochs of the first teacher, which is kept, and one of the second
+
+
+def test_a_teacher_that_diverges_is_not_kept(tmp_path):
+    with pytest.raises(NumericsError, match=r"teacher 0 .* not\s+finite"):
+        pool(teacher_lr=1e30)
+    assert not list((tmp_path / "cache").glob("teachers/*"))
+
+
+def test_a_run_keeps_its_labels_and_says_what_all_of_it_took(tmp_path, trained):
+    """Models are read once, not for each image of a class, and labels count in the bytes of the set."""
+    resolved = resolve([Layer("test", SMALL | {"method": "sre2l", "ipc": 3, "iterations": 2})])
+    result = api.run(resolved, tmp_path / "run")
+    assert len(trained) == 2 and set(result.making) == {"teachers", "distillation", "labels"}
+    artifact, manifest = load_artifact(result.artifact), read_manifest(result.artifact)
+    assert artifact.store is not None and artifact.store.values.shape == (2, 30, 10)
+    assert stored_bytes(manifest)["labels"] == 30 * 8 + sum(t.nbytes for t in stored_tensors(artifact.store).values())
+    assert result.evaluations[0].epochs == 2 and result.evaluations[0].updates == 2 * 6
+
+
+def stored_tensors(store):
+    """The tensors of a store in the types of the format."""
+    types = {"order": torch.int32, "partners": torch.int32, "boxes": torch.int16, "patches": torch.int16}
+    return {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in store.tensors().items()}
+
+
+def test_labels_are_made_without_any_teacher_being_read_again(tmp_path, monkeypatch):
+    resolved, problem = prepared("sre2l", ipc=3, iterations=2)
+    read, load = [], provide.load
+    monkeypatch.setattr(provide, "load", lambda content: read.append(1) or load(content))
+    provide.pool(resolved, problem, StopFlag())
+    api.run(resolved, tmp_path / "run")
+    assert len(read) == 2  # by the run, each teacher once
+
+
+def test_nothing_of_torch_is_replaced(tmp_path):
+    """The published replay of labels puts functions of its own into torch's data loader."""
+    from torch.utils.data import _utils
+
+    before = dict(vars(_utils.fetch._MapDatasetFetcher))
+    api.run(prepared("sre2l", iterations=1)[0], tmp_path / "run")
+    assert dict(vars(_utils.fetch._MapDatasetFetcher)) == before
+
+
+def test_a_baseline_beside_a_decoupled_run_has_its_teachers_and_labels():
+    resolved, _ = prepared("sre2l", label_epochs=7, teacher_epochs=3)
+    beside = baseline("rded", resolved).method
+    assert (beside.label_epochs, beside.teacher_epochs, beside.teachers) == (7, 3, resolved.method.teachers)
+    assert beside.iterations == 0
+    assert baseline("kmeans", resolved).method.iterations == 0
+
+
+def phases(resolved, problem):
+    return {phase.name: phase for phase in rehearsal.Rehearsal(resolved, problem).whole()}
+
+
+def test_a_rehearsal_counts_teachers_labels_and_the_updates_of_the_store():
+    resolved, problem = prepared("sre2l", ipc=2, iterations=3)
+    found = phases(resolved, problem)
+    assert found["teachers"].units == 2 * -(-len(problem.data.train) // 128)
+    assert found["distillation"].units == 3 and found["labels"].units == 2
+    listed = [phase for phase in rehearsal.Rehearsal(resolved, problem).whole() if phase.name == "evaluation of sre2l"]
+    assert listed[0].units == 2 * 4
+    provide.pool(resolved, problem, StopFlag())
+    assert "teachers" not in phases(resolved, problem)
+
+
+def test_teachers_that_several_sets_need_are_rehearsed_once():
+    resolved, problem = prepared("sre2l", iterations=1)
+    beside = replace(resolved, run=resolved.run.model_copy(update={"baselines": ("rded",)}))
+    names = [phase.name for phase in rehearsal.Rehearsal(beside, problem).whole()]
+    assert names.count("teachers") == 2 and names.count("labels") == 2
