@@ -98,10 +98,6 @@ class Decoupled(Generic[C]):
         """Of each teacher in the logits that label a view. By default all the same."""
         return [1 / len(problem.pool)] * len(problem.pool)
 
-    def weight(self, problem: Problem) -> float:  # noqa: ARG002
-        """Of the labels in a student's loss (`condense.objectives.logit_loss`). By default they are all of it."""
-        return 1.0
-
     def label(self, problem: Problem, batch: ShownBatch) -> Tensor:
         """What the teachers say of a batch of views, [b, classes]: the weighted sum of their logits."""
         c, groups = self.config, [batch.x[part] for part in parts(len(batch.x), self.group)]

@@ -12,6 +12,7 @@ else as in the methods that make them. The other subsets are the images of each 
 of `condense.teachers.hardness`.
 """
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -22,7 +23,7 @@ from condense import rng
 from condense.methods.base import MethodConfig, Metrics, Problem, register
 from condense.methods.coreset import CoresetConfig
 from condense.methods.decoupled import Decoupled, DecoupledConfig
-from condense.synthetic import State, sample_per_class
+from condense.synthetic import LabelStore, State, Views, sample_per_class
 from condense.teachers import Score, hardness
 
 LEAST = 0.1
@@ -96,8 +97,14 @@ class KDSubset(Decoupled[KDSubsetConfig]):
         """Nothing is learned: it runs for 0 iterations."""
         raise AssertionError("kd_subset has no iterations")
 
-    def weight(self, problem: Problem) -> float:
-        """alpha. The rule is ours, not the paper's, which finds alpha by trying: max(1 - f, 0.1) for the fraction f."""
+    def store(self, problem: Problem, images: Tensor, labels: Tensor, views: Views) -> LabelStore:
+        return replace(super().store(problem, images, labels, views), weight=self.alpha(problem))
+
+    def alpha(self, problem: Problem) -> float:
+        """As given, or max(1 - f, 0.1) for the part f of the training images that is kept.
+
+        The rule is ours. The paper finds alpha by trying.
+        """
         if self.config.alpha is not None:
             return self.config.alpha
         return max(1 - problem.data.num_classes * problem.ipc / len(problem.data.train), LEAST)
