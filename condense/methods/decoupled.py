@@ -95,7 +95,7 @@ class Decoupled(Generic[C]):
         """Nothing to do: a state keeps its size."""
 
     def images(self, state: State, problem: Problem) -> Tensor:  # noqa: ARG002
-        """The images that are handed over [classes ipc, ch, s, s], class by class."""
+        """The images to train on [n, ch, s, s], class by class, of each class as many."""
         return state["images"]
 
     def label_weights(self, problem: Problem) -> list[float]:
@@ -136,4 +136,5 @@ class Decoupled(Generic[C]):
             relabel(images, views, lambda batch: self.label(problem, batch)),
             group=self.group if c.label_bn == "batch" else None,
         )
-        return DistilledSet(images, hard_labels(problem.data.num_classes, problem.ipc, images.device), store=store)
+        classes = problem.data.num_classes
+        return DistilledSet(images, hard_labels(classes, len(images) // classes, images.device), store=store)
