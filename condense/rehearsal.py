@@ -134,14 +134,17 @@ class Rehearsal:
     def _labelled(
         self, name: str, method: DecoupledConfig, problem: Problem, state: State
     ) -> Generator[Phase, None, TrainingSet]:
-        """The set with its labels, of which one epoch is made, and stands for all."""
+        """The set with its labels. Of those that come by epochs one is made, and stands for all."""
         made: list[TrainingSet] = []
         condenser = METHODS[name](method.model_copy(update={"label_epochs": 1}))
-        yield self._tried(
+        phase = self._tried(
             "labels", method.label_epochs, lambda: made.append(training_set(condenser.distilled(state, problem)))
         )
         once = made[-1]
-        assert once.store is not None
+        if once.store is None:
+            yield replace(phase, units=1)
+            return once
+        yield phase
         return replace(once, store=once.store.repeated(method.label_epochs))
 
     def _provided(self, resolved: Resolved) -> Generator[Phase, None, Problem]:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -18,7 +18,7 @@ from pydantic import (
 
 from condense.data.preprocess import Kind
 from condense.errors import ArtifactError
-from condense.synthetic import StoreKind
+from condense.synthetic import MOST_COMPENSATORS, StoreKind
 
 FORMAT: Final = "condense-distilled-set"
 VERSION: Final = 3
@@ -76,16 +76,26 @@ class ImagesRecord(_Record):
     """`shape` is [n, ch, h, w]; `values` says in words what a number in `images` means.
 
     Each image is a mosaic of factor x factor smaller ones, which are enlarged to h x w to train on. Sets of version 1
-    have no factor: it is 1.
+    have no factor: it is 1. `compensators` is [K, M] where the set has M of them for each of K groups of its images
+    (`condense.synthetic.compensated`), None where there are none, as in sets of versions 1 and 2.
     """
 
     shape: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
     values: str
     factor: int = Field(1, ge=1, le=MOST_CELLS)
+    compensators: tuple[PositiveInt, Annotated[int, Field(ge=1, le=MOST_COMPENSATORS)]] | None = None
+
+    @property
+    def trained_on(self) -> int:
+        """Images to train on."""
+        return self.shape[0] * (self.factor**2 if self.compensators is None else self.compensators[1] + 1)
 
 
 class LabelsRecord(_Record):
-    """hard: int64 [n]; soft: float32 [n, classes]. `values` says so in words."""
+    """hard: int64 [n]; soft: float32 [n, classes]. `values` says so in words.
+
+    n counts stored images, or those to train on where there are compensators.
+    """
 
     kind: LabelKind
     values: str

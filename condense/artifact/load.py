@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from condense.artifact.format import DATA, MANIFEST, STORE, Manifest, Payload, parse_manifest
-from condense.artifact.tensors import check_store, check_tensors
+from condense.artifact.tensors import COMPENSATORS, check_store, check_tensors
 from condense.data.preprocess import Preprocessing
 from condense.errors import ArtifactError, ConfigError
 from condense.synthetic import DistilledSet, LabelStore
@@ -26,7 +26,8 @@ class Artifact(Dataset[tuple[Tensor, Tensor]]):
 
     `images` [n, ch, h, w] float32; `labels` int64 [n], or probabilities [n, classes] float32, as
     torch.nn.functional.cross_entropy takes them. Real images to test on go through `preprocess`. These are the images
-    to train on; `stored` is the set as the file has it, which differs where a stored image is a mosaic of several.
+    to train on; `stored` is the set as the file has it, which differs where a stored image is a mosaic of several, or
+    compensators make more of it.
     """
 
     images: Tensor
@@ -104,7 +105,14 @@ def load_artifact(folder: Path | str) -> Artifact:
         store = check_store(manifest, _tensors(content[STORE], folder / STORE), folder / STORE)
     prefix = "preprocessing."
     fitted = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    stored = DistilledSet(tensors["images"], tensors["labels"], manifest.lr, manifest.images.factor, store)
+    stored = DistilledSet(
+        tensors["images"],
+        tensors["labels"],
+        manifest.lr,
+        manifest.images.factor,
+        store,
+        tensors.get(COMPENSATORS),
+    )
     decoded = stored.decoded()
     return Artifact(
         images=decoded.images,

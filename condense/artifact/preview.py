@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import matplotlib
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -23,18 +24,25 @@ def to_picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(levels.squeeze(2) if levels.shape[2] == 1 else levels)
 
 
-def draw_preview(pixels: Tensor, classes_of: Tensor, classes: Sequence[str], *, title: str) -> bytes:
+def draw_preview(
+    pixels: Tensor, classes_of: Tensor, classes: Sequence[str], *, title: str, compensators: Tensor | None = None
+) -> bytes:
     """PNG with a row of images per class, its name in front. What is left out is said below the picture.
 
-    `pixels` [n, ch, h, w] in 0..1, `classes_of` the class index of each image [n].
+    `pixels` [n, ch, h, w] in 0..1, `classes_of` the class index of each image [n]. `compensators` [m, ch, h, w], in
+    0..1 too, get a last row.
     """
     rows = [(classes_of == index).nonzero().flatten().tolist() for index in range(len(classes))]
-    most = max(map(len, rows))
-    shown, columns = rows[:ROWS], min(most, COLUMNS)
+    most, added = max(map(len, rows)), 0 if compensators is None else len(compensators)
+    shown, columns = rows[:ROWS], min(max(most, added), COLUMNS)
     names = [name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…" for name in classes[:ROWS]]
     notes = [f"{columns} of {most} images per class"] if most > columns else []
+    notes += [f"{columns} of {added} compensators"] if added > columns else []
     notes += [f"the first {len(shown)} of {len(rows)} classes"] if len(rows) > len(shown) else []
     notes += [f"mean of {pixels.shape[1]} channels"] if pixels.shape[1] not in (1, 3) else []
+    if compensators is not None:
+        shown, names = [*shown, list(range(len(pixels), len(pixels) + added))], [*names, "compensators"]
+        pixels = torch.cat([pixels, compensators])
 
     width, height = _tile(to_picture(pixels[0])).size
     font, large = _font(15), _font(18)

@@ -12,6 +12,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from pydantic import JsonValue
+from torch import Tensor
 
 from condense.artifact.folder import new_folder, refuse_existing
 from condense.artifact.format import (
@@ -39,7 +40,7 @@ from condense.artifact.format import (
 )
 from condense.artifact.load import read_manifest
 from condense.artifact.preview import draw_preview
-from condense.artifact.tensors import STORE_TYPES, check_store, check_tensors, class_of
+from condense.artifact.tensors import COMPENSATORS, STORE_TYPES, check_store, check_tensors, class_of_stored
 from condense.costs import Cost
 from condense.data.preprocess import Preprocessing
 from condense.files import write_atomic
@@ -74,6 +75,7 @@ def save_artifact(
     tensors = {
         "images": distilled.images,
         "labels": distilled.labels,
+        **({} if distilled.compensators is None else {COMPENSATORS: distilled.compensators}),
         **{f"preprocessing.{name}": tensor for name, tensor in preprocessing.tensors().items()},
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -102,7 +104,12 @@ def save_artifact(
         method=method,
         dataset=dataset,
         classes=tuple(classes),
-        images=ImagesRecord(shape=(n, channels, height, width), values=IMAGE_VALUES, factor=distilled.factor),
+        images=ImagesRecord(
+            shape=(n, channels, height, width),
+            values=IMAGE_VALUES,
+            factor=distilled.factor,
+            compensators=None if distilled.compensators is None else tuple(distilled.compensators.shape[:2]),
+        ),
         labels=LabelsRecord(kind=kind, values=LABEL_VALUES[kind]),
         store=record,
         preprocessing=PreprocessingRecord(kind=preprocessing.kind, forward=forward, inverse=inverse),
@@ -120,9 +127,10 @@ def save_artifact(
         check_store(manifest, taught, folder / STORE)
     files[PREVIEW] = draw_preview(
         preprocessing.inverse(images).clamp(0, 1),
-        class_of(labels),
+        class_of_stored(images, labels),
         classes,
         title=f"{method.name}, {dataset.name}, {method.ipc} per class",
+        compensators=None if distilled.compensators is None else _on_grey(tensors[COMPENSATORS], preprocessing),
     )
     manifest = manifest.model_copy(update={"payload": {name: _payload(content) for name, content in files.items()}})
     text = manifest.to_json()
@@ -144,6 +152,12 @@ def add_evaluations(folder: Path, records: Sequence[Mapping[str, Any]]) -> Manif
     manifest = manifest.model_copy(update={"evaluations": manifest.evaluations + added})
     write_atomic(folder / MANIFEST, manifest.to_json())
     return manifest
+
+
+def _on_grey(compensators: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """What they do to an image of middle grey, as pixels [K M, ch, h, w]."""
+    changes = compensators.flatten(0, 1)
+    return preprocessing.inverse(preprocessing(torch.full_like(changes, 0.5)) + changes).clamp(0, 1)
 
 
 def _payload(content: bytes) -> Payload:

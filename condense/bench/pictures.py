@@ -7,7 +7,7 @@ from PIL import Image
 
 from condense.artifact import Artifact
 from condense.artifact.preview import to_picture
-from condense.artifact.tensors import class_of
+from condense.artifact.tensors import class_of_stored
 
 CLASSES, IMAGES = 10, 3
 """At most so many classes, a column each, and images of each."""
@@ -21,7 +21,8 @@ def picture(artifact: Artifact) -> tuple[str, int, int]:
 
     The gaps are transparent, so that the paper shows.
     """
-    images, labels = artifact.stored.images, class_of(artifact.stored.labels)
+    images = artifact.stored.images
+    labels = class_of_stored(images, artifact.stored.labels)
     pixels = artifact.preprocessing.inverse(images).clamp(0, 1)
     columns = [(labels == c).nonzero().flatten().tolist()[:IMAGES] for c in range(min(len(artifact.classes), CLASSES))]
     height, width = (min(side, LARGEST) for side in images.shape[2:])

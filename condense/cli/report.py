@@ -15,7 +15,7 @@ from rich.table import Table
 
 from condense.api import RunResult
 from condense.artifact import Manifest, StoreRecord, read_manifest, stored_bytes
-from condense.artifact.format import PREVIEW
+from condense.artifact.format import PREVIEW, ImagesRecord
 from condense.comparison import FULL_DATA
 from condense.config import Resolved, fields, rows
 from condense.costs import size
@@ -213,7 +213,7 @@ def manifest_text(manifest: Manifest) -> str:
         [
             ("method", f"{manifest.method.name}, {manifest.method.ipc} images per class"),
             ("dataset", f"{manifest.dataset.name} ({manifest.dataset.source})"),
-            ("images", f"{n} of {channels}x{height}x{width}" + _mosaics(n, manifest.images.factor)),
+            ("images", f"{n} of {channels}x{height}x{width}" + _decoded(manifest.images)),
             ("labels", f"{manifest.labels.kind}, {len(manifest.classes)} classes: {', '.join(manifest.classes)}"),
             *([("store", _store(manifest.store))] if manifest.store is not None else []),
             ("preprocessing", manifest.preprocessing.kind),
@@ -231,8 +231,15 @@ def _store(record: StoreRecord) -> str:
     return f"{record.kind} for {record.epochs} epochs, batches of {record.batch}{group}, weight {record.weight:g}"
 
 
-def _mosaics(n: int, factor: int) -> str:
-    return "" if factor == 1 else f", mosaics of {factor}x{factor}: {n * factor**2} images to train on"
+def _decoded(record: ImagesRecord) -> str:
+    if record.compensators is not None:
+        groups, of_each = record.compensators
+        what = f", and {groups * of_each} compensators"
+    elif record.factor > 1:
+        what = f", mosaics of {record.factor}x{record.factor}"
+    else:
+        return ""
+    return f"{what}: {record.trained_on} images to train on"
 
 
 def check_rows(resolved: Resolved, problem: Problem, estimate: Estimate) -> list[tuple[str, str]]:

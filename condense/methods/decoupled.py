@@ -91,7 +91,7 @@ class Decoupled(Generic[C]):
         """Nothing to do: a state keeps its size."""
 
     def images(self, state: State, problem: Problem) -> Tensor:  # noqa: ARG002
-        """The images that are handed over [classes ipc, ch, s, s], class by class."""
+        """The images to train on [n, ch, s, s], class by class, of each class as many."""
         return state["images"]
 
     def label_weights(self, problem: Problem) -> list[float]:
@@ -136,5 +136,6 @@ class Decoupled(Generic[C]):
             mix=c.label_mix,
             draws=lambda epoch: problem.rng("labels", epoch),
         )
-        labels = hard_labels(problem.data.num_classes, problem.ipc, images.device)
+        classes = problem.data.num_classes
+        labels = hard_labels(classes, len(images) // classes, images.device)
         return DistilledSet(images, labels, store=self.store(problem, images, labels, views))

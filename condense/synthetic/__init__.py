@@ -21,9 +21,10 @@ from condense.synthetic.label_store import (
 from condense.synthetic.optimiser import State, adam_, adam_moments, sgd_
 from condense.synthetic.pixels import clamp_to_pixels
 from condense.synthetic.types import DistilledSet
-from condense.synthetic.views import decode, encode, with_mirror
+from condense.synthetic.views import MOST_COMPENSATORS, compensated, decode, encode, with_mirror
 
 __all__ = [
+    "MOST_COMPENSATORS",
     "DistilledSet",
     "Initial",
     "LabelStore",
@@ -35,6 +36,7 @@ __all__ = [
     "adam_moments",
     "clamp_to_pixels",
     "class_members",
+    "compensated",
     "decode",
     "draw_views",
     "encode",

@@ -1,11 +1,14 @@
 """From the images that are stored to the images that a network is trained on: view(parameterisation(stored)).
 
-Both are linear, so they compose with every method: its gradient goes back through them.
+All are linear, so they compose with every method: its gradient goes back through them.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+MOST_COMPENSATORS = 63
+"""Of a group: with them the images to train on take up to 64 times the memory of the stored ones."""
 
 
 def decode(stored: Tensor, factor: int) -> Tensor:
@@ -42,3 +45,14 @@ def encode(images: Tensor, factor: int) -> Tensor:
 def with_mirror(images: Tensor) -> Tensor:
     """FYI (Son et al., ECCV 2024, arXiv 2407.08113): each image followed by its left-right mirror image, [2 n, ...]."""
     return torch.stack([images, images.flip(3)], 1).flatten(0, 1)
+
+
+def compensated(images: Tensor, compensators: Tensor) -> Tensor:
+    """INFER (Zhang et al., ICLR 2025, arXiv 2408.06927): images, and their sums with what all classes share.
+
+    images [n, ch, h, w] and the M compensators of each of K groups [K, M, ch, h, w] -> [n (M + 1), ch, h, w]: image i,
+    which is of group i mod K, gives rows i (M + 1) .. (i + 1) (M + 1) - 1, itself and then its sums, in their order.
+    n is a multiple of K.
+    """
+    alone = images.unflatten(0, (-1, len(compensators))).unsqueeze(2)
+    return torch.cat([alone, alone + compensators], 2).flatten(0, 2)

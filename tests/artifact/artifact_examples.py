@@ -64,6 +64,20 @@ def with_store(kind: str = "logits", mix: str = "cutmix", factor: int = 1, **set
     return replace(made, distilled=replace(made.distilled, images=images, factor=factor, store=store))
 
 
+def with_compensators(*, soft: bool = False, store: bool = False) -> Example:
+    """The example with 3 compensators for each of its 2 groups: 24 images to train on."""
+    made = example(ipc=2)
+    images, n = made.distilled.images[..., :4].contiguous(), 24
+    given = torch.randn(2, 3, *images.shape[1:], generator=generator(0, "compensators"))
+    labels = made.distilled.labels.repeat_interleave(4)
+    if soft:
+        labels = torch.rand(n, 3, generator=generator(0, "labels")).softmax(1)
+    distilled = replace(made.distilled, images=images, labels=labels, compensators=given)
+    if store:
+        distilled = replace(distilled, store=with_store(factor=2).distilled.store)
+    return replace(made, distilled=distilled)
+
+
 def save(folder: Path, made: Example, **changes: Any) -> Path:
     arguments: dict[str, Any] = {
         "preprocessing": made.preprocessing,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from artifact_examples import example, save, with_store
+from artifact_examples import example, save, with_compensators, with_store
 from torch import Tensor
 
 from condense.artifact import load_artifact, verify
@@ -238,6 +238,51 @@ STORE: dict[str, tuple[Damage, str]] = {
     "patch outside": (edit_store(lambda t: put(t, "patches", (0, 0, 2), 5)), "'patches' has one that is not inside"),
     "share above 1": (edit_store(lambda t: put(t, "shares", (0, 0), 1.5)), r"'shares' has values outside 0\.\.1"),
 }
+
+
+COMPENSATED: dict[str, tuple[Damage, str]] = {
+    "no tensor": (edit_tensors(lambda t: t.pop("compensators")), "no tensor 'compensators'"),
+    "no key": (
+        edit_manifest(lambda m: m["images"].pop("compensators")),
+        "tensor 'compensators' does not belong here",
+    ),
+    "fewer": (
+        edit_tensors(lambda t: t.update(compensators=t["compensators"][:, :2].contiguous())),
+        r"'compensators' has shape \[2, 2, 3, 4, 4\]; the manifest asks for \[2, 3, 3, 4, 4\]",
+    ),
+    "other groups": (
+        edit_manifest(lambda m: m["images"].update(compensators=[3, 2])),
+        r"'compensators' has shape \[2, 3, .*; the manifest asks for \[3, 2, ",
+    ),
+    "groups of none": (edit_manifest(lambda m: m["images"].update(compensators=[0, 3])), r"images\.compensators\.0"),
+    "too many": (edit_manifest(lambda m: m["images"].update(compensators=[2, 64])), r"images\.compensators\.1: .* 63"),
+    "NaN": (
+        edit_tensors(lambda t: put(t, "compensators", (1, 2, 0, 0, 0), torch.nan)),
+        "'compensators' has values that are NaN",
+    ),
+    "labels of the stored images": (
+        edit_tensors(lambda t: t.update(labels=t["labels"][::4].contiguous())),
+        r"'labels' has shape \[6\]; the manifest asks for \[24\]",
+    ),
+    "mosaics": (edit_manifest(lambda m: m["images"].update(factor=2)), "with compensators are not mosaics"),
+}
+
+
+@pytest.mark.parametrize("damage, message", COMPENSATED.values(), ids=COMPENSATED.keys())
+def test_damage_to_compensators_is_found(tmp_path: Path, damage: Damage, message: str) -> None:
+    folder = save(tmp_path / "set", with_compensators())
+    verify(folder)
+    damage(folder)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        load_artifact(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_groups_are_of_equal_size(tmp_path: Path) -> None:
+    made = with_compensators()
+    odd = replace(made.distilled, images=made.distilled.images[:5], labels=made.distilled.labels[:20])
+    with pytest.raises(ArtifactError, match="5 images do not make 2 groups of equal size"):
+        save(tmp_path / "set", replace(made, distilled=odd))
 
 
 @pytest.mark.parametrize("damage, message", STORE.values(), ids=STORE.keys())

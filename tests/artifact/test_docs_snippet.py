@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
-from artifact_examples import Example, example, save, with_store
+from artifact_examples import Example, example, save, with_compensators, with_store
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -150,6 +150,15 @@ def test_documented_mosaics_are_ours(tmp_path: Path, documented: dict[str, Any],
     ours = load_artifact(folder)
     torch.testing.assert_close(images, ours.images)
     assert torch.equal(labels, ours.labels)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_documented_compensators_are_ours(tmp_path: Path, documented: dict[str, Any], soft: bool) -> None:
+    folder = save(tmp_path / "set", with_compensators(soft=soft))
+    info = json.loads((folder / "manifest.json").read_text())
+    images, labels = documented["training_set"](info, safetensors.torch.load_file(folder / "data.safetensors"))
+    ours = load_artifact(folder)
+    assert torch.equal(images, ours.images) and torch.equal(labels, ours.labels)
 
 
 @pytest.mark.parametrize("channels, size", [(1, 8), (1, 28), (3, 32), (3, 64)])

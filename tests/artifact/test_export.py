@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from artifact_examples import CLASSES, example, save, with_store
+from artifact_examples import CLASSES, example, save, with_compensators, with_store
 from PIL import Image
 
 from condense._torchvision import torchvision
@@ -51,6 +51,17 @@ def test_npz(artifact: Artifact, tmp_path: Path) -> None:
         for name, tensor in artifact.preprocessing.tensors().items():
             np.testing.assert_array_equal(read[f"preprocessing.{name}"], tensor.numpy())
         assert tuple(read["classes"]) == CLASSES and float(read["lr"]) == 0.03
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_what_compensators_make_is_exported(tmp_path: Path, soft: bool) -> None:
+    artifact = load_artifact(save(tmp_path / "set", with_compensators(soft=soft)))
+    assert export(artifact, tmp_path / "out.npz", "npz").startswith("24 images")
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as read:
+        np.testing.assert_array_equal(read["images"], artifact.images.numpy())
+        np.testing.assert_array_equal(read["labels"], artifact.labels.numpy())
+    export(artifact, tmp_path / "out", "folder")
+    assert len(list((tmp_path / "out").glob("*/*.png"))) == 24
 
 
 def test_npz_without_learned_lr(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from artifact_examples import CLASSES, RECORD, example, save, with_store
+from artifact_examples import CLASSES, RECORD, example, save, with_compensators, with_store
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -49,6 +49,28 @@ def test_mosaics_are_stored_and_their_cells_trained_on(tmp_path: Path, soft: boo
     expected = torch.nn.functional.interpolate(corner[None], (4, 5), mode="bilinear")[0]
     torch.testing.assert_close(artifact.images[6], expected)
     assert torch.equal(artifact.labels[4:8], made.distilled.labels[1:2].expand_as(artifact.labels[4:8]))
+
+
+@pytest.mark.parametrize("soft, store", [(True, False), (False, True)])
+def test_compensators_are_stored_and_their_sums_trained_on(tmp_path: Path, soft: bool, store: bool) -> None:
+    made = with_compensators(soft=soft, store=store)
+    images, compensators = made.distilled.images, made.distilled.compensators
+    assert compensators is not None
+    artifact = load_artifact(save(tmp_path / "set", made))
+    assert artifact.manifest.images.compensators == (2, 3) and artifact.manifest.images.shape == (6, 3, 4, 4)
+    assert artifact.stored.compensators is not None and torch.equal(artifact.stored.compensators, compensators)
+    assert torch.equal(artifact.stored.images, images)
+    assert len(artifact) == 24 and torch.equal(artifact.labels, made.distilled.labels)
+    by_hand = [x for i in range(6) for x in (images[i], *(images[i] + compensators[i % 2, j] for j in range(3)))]
+    assert torch.equal(artifact.images, torch.stack(by_hand))
+    held = save_module.safetensors.torch.load_file(tmp_path / "set" / "data.safetensors")
+    assert stored_bytes(artifact.manifest)["images"] == held["images"].nbytes + held["compensators"].nbytes == 12 * 192
+    assert stored_bytes(artifact.manifest)["labels"] >= held["labels"].nbytes == 24 * (12 if soft else 8)
+    assert "6 of 3x4x4, and 6 compensators: 24 images to train on" in manifest_text(artifact.manifest)
+    if store:
+        assert artifact.store is not None
+        (x, _), *_ = artifact.replay(1)
+        assert torch.equal(x, artifact.store.views.show(torch.stack(by_hand), 1, 0).x)
 
 
 @pytest.mark.parametrize("settings", [{}, {"kind": "distances", "weight": 2.5, "group": 2}, {"factor": 2}], ids=str)
@@ -95,7 +117,7 @@ def test_what_has_no_store_has_nothing_to_play_back(artifact_folder: Path) -> No
 def test_sets_of_earlier_versions_are_read(artifact_folder: Path, version: int) -> None:
     path = artifact_folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    del manifest["store"]
+    del manifest["store"], manifest["images"]["compensators"]
     if version == 1:
         del manifest["images"]["factor"], manifest["making"]
     path.write_text(json.dumps(manifest | {"format_version": version}))
@@ -293,6 +315,21 @@ def test_preview_shows_every_image_enlarged_by_whole_pixels(tmp_path: Path) -> N
                 if np.array_equal(picture[row : row + 52, column : column + 65], block)
             ]
             assert len(hits) == 1
+
+
+@pytest.mark.parametrize("more_classes", [0, 50])
+def test_preview_shows_compensators_on_grey(tmp_path: Path, more_classes: int) -> None:
+    """Group by group, in the last row: the third changes nothing, the fourth makes it lighter."""
+    made = with_compensators()
+    compensators = made.distilled.compensators
+    assert compensators is not None
+    compensators[0, 2], compensators[1, 0] = 0, 0.25 / made.preprocessing.tensors()["std"].view(3, 1, 1)
+    classes = (*CLASSES, *(f"class {k}" for k in range(more_classes)))
+    picture = np.asarray(Image.open(save(tmp_path / "set", made, classes=classes) / "preview.png"))
+    below = 20 + 4 + (28 if more_classes else 0)  # margin, gap and what was left out
+    row = picture[-below - 64 : -below]
+    grey, light = ((row == level).all((0, 2)).nonzero()[0] for level in (128, 191))
+    assert len(grey) == len(light) == 64 and light[0] == grey[0] + 64 + 4
 
 
 def test_preview_of_many_classes_stays_small(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from condense.synthetic import DistilledSet
 PREPROCESSING = Preprocessing("mean_std", {"mean": torch.tensor([0.5]), "std": torch.tensor([0.25])})
 
 
-def read(images, labels, classes):
+def read(images, labels, classes, compensators=None):
     artifact = SimpleNamespace(
-        stored=DistilledSet(PREPROCESSING(images), labels),
+        stored=DistilledSet(PREPROCESSING(images), labels, compensators=compensators),
         preprocessing=PREPROCESSING,
         classes=tuple("abc" * classes)[:classes],
     )
@@ -43,6 +43,12 @@ def test_soft_labels_and_values_that_cannot_be_seen():
     images = torch.tensor([2.0, -1.0]).view(2, 1, 1, 1).expand(2, 1, 4, 4)
     shown = read(images, torch.tensor([[0.1, 0.9], [0.8, 0.2]]), 2)
     assert (shown[:, :4, 0] == 0).all() and (shown[:, 5:, 0] == 255).all()
+
+
+def test_labels_of_images_that_compensators_make_are_not_shown():
+    images, compensators = torch.rand(4, 1, 5, 5), torch.rand(2, 3, 1, 5, 5)
+    shown = read(images, torch.tensor([0, 0, 1, 1]).repeat_interleave(4), 2, compensators)
+    assert np.array_equal(shown, read(images, torch.tensor([0, 0, 1, 1]), 2))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])

@@ -69,6 +69,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "view": "whole",
         "label_group": 2,
     },
+    "infer": {key: value for key, value in RECOVER.items() if key != "candidates"}
+    | {"teachers": (*LABELS["teachers"], "resnet18:width=4,norm=batch")},
     "dc": GRADIENTS,
     "dsa": GRADIENTS | {"init": "noise"},
     "dm": {"batch_real": 16},

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from condense.rng import generator
-from condense.synthetic import DistilledSet, decode, encode, with_mirror
+from condense.synthetic import DistilledSet, compensated, decode, encode, with_mirror
 
 SIDES = [5, 8, 28, 32]
 FACTORS = [1, 2, 3, 4]
@@ -154,3 +154,24 @@ def test_a_distilled_set_is_decoded_with_its_labels():
         assert (made.lr, made.factor, len(made)) == (0.3, 1, 8)
     plain = DistilledSet(stored, torch.tensor([4, 7]))
     assert torch.equal(plain.decoded().images, stored)
+
+
+@pytest.mark.parametrize("groups, of_each, classes", [(1, 1, 2), (2, 3, 4), (3, 1, 1)])
+def test_compensated_by_loops(groups, of_each, classes):
+    """Images class by class; the difference from an image is that of its group, in every class."""
+    images = draw(classes * groups, 2, 3, 5)
+    compensators = draw(groups, of_each, 2, 3, 5, index=1)
+    rows = []
+    for c in range(classes):
+        for k in range(groups):
+            rows.append(images[c * groups + k])
+            rows += [images[c * groups + k] + compensators[k, j] for j in range(of_each)]
+    assert torch.equal(compensated(images, compensators), torch.stack(rows))
+
+
+def test_a_set_with_compensators_has_a_label_for_each_image():
+    images, compensators, labels = draw(4, 1, 3, 3), draw(2, 2, 1, 3, 3), torch.arange(12)
+    made = DistilledSet(images, labels, 0.5, compensators=compensators)
+    decoded = made.decoded()
+    assert len(made) == 4 and len(decoded) == 12 and decoded.lr == 0.5
+    assert torch.equal(decoded.labels, labels) and decoded.compensators is None
