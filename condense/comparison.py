@@ -112,7 +112,11 @@ def evaluate_run(resolved: Resolved, problem: Problem, folder: RunFolder, stop: 
 
 def artifact_key(manifest: Manifest) -> dict[str, Any]:
     """What a distilled set is, for the cache."""
-    key = {"method": manifest.method.name, "set": manifest.payload[DATA].sha256}
+    key: dict[str, Any] = {"method": manifest.method.name, "set": manifest.payload[DATA].sha256}
+    if manifest.lr is not None:
+        key["lr"] = manifest.lr
+    if manifest.images.factor > 1:
+        key["factor"] = manifest.images.factor
     if manifest.store is None:
         return key
     return key | {"store": manifest.store.model_dump(mode="json") | {"sha256": manifest.payload[STORE].sha256}}

@@ -121,7 +121,7 @@ class Decoupled(Generic[C]):
     def store(self, problem: Problem, images: Tensor, labels: Tensor, views: Views) -> LabelStore:  # noqa: ARG002
         """What the teachers say of views of the images, whose classes are `labels` [n]. By default their logits."""
         logits = relabel(images, views, lambda batch: self.label(problem, batch))
-        return LabelStore(views, "logits", logits, weight=self.weight(problem), group=self.shared)
+        return LabelStore(views, "logits", logits, group=self.shared)
 
     def distilled(self, state: State, problem: Problem) -> DistilledSet:
         c, images = self.config, self.images(state, problem)

@@ -24,8 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from condense.methods.base import MethodConfig, Problem, register
-from condense.methods.decoupled import Names, NetworkSpec
+from condense.methods.base import MethodConfig, Names, NetworkSpec, Problem, register
 from condense.methods.recover import Block, Recover, RecoverConfig, Voter
 from condense.synthetic import (
     MOST_COMPENSATORS,
