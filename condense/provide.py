@@ -220,8 +220,9 @@ def provide(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[Probl
     if Need.EXPERTS in needs:
         assert isinstance(resolved.method, ExpertConfig)
         store = experts(resolved, problem, stop)
-        epochs = resolved.method.expert_plan(resolved.run.dsa).epochs
-        costs["experts"] = store.cost(resolved.method.num_experts, epochs + 1)
+        plan = resolved.method.expert_plan(resolved.run.dsa)
+        ranked = plan.curriculum is not None
+        costs["experts"] = store.cost(resolved.method.num_experts, plan.epochs + 1, ranked=ranked)
         problem = replace(problem, experts=store)
     if Need.TEACHER in needs:
         theta, costs["teacher"] = teacher(resolved, problem, stop)
@@ -306,7 +307,8 @@ def experts(resolved: Resolved, problem: Problem, stop: StopFlag) -> TrajectoryS
     if store.missing(method.num_experts):
         with lock(store.path / "lock", wait=stop.check):
             store = open_store(resolved, problem)  # as another process may just have left it
-            _train_missing(store, resolved, problem, stop)
+            if store.missing(method.num_experts):
+                _train_missing(store, resolved, problem, stop)
     return store
 
 
@@ -316,12 +318,16 @@ def _train_missing(store: TrajectoryStore, resolved: Resolved, problem: Problem,
     plan = method.expert_plan(resolved.run.dsa).model_copy(update={"epochs": epochs})
     missing = store.missing(method.num_experts)
     done = method.num_experts - len(missing)
-    labels = problem.data.train.labels
-    ranking = rank_by_difficulty(problem.network, problem.inputs, labels, plan, seed=problem.seed, poll=stop.check)
+    ranking = store.ranking(lambda: _rank(problem, plan, stop)) if plan.curriculum else None
     with progress(method.num_experts * epochs, done * epochs, "experts") as display:
         for place, index in enumerate(missing, done):
             trajectory = _train(problem, plan, index, "expert", ranking)
             store.write(index, _watched(trajectory, display, place * epochs, stop))
+
+
+def _rank(problem: Problem, plan: ExpertPlan, stop: StopFlag) -> list[Tensor]:
+    labels = problem.data.train.labels
+    return rank_by_difficulty(problem.network, problem.inputs, labels, plan, seed=problem.seed, poll=stop.check)
 
 
 def teacher(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[Tensor, Cost]:
