@@ -30,7 +30,7 @@ from condense.data import Inputs, Split
 from condense.errors import CondenseError, NumericsError
 from condense.evaluation import TEST_BATCH, Protocol, TestSet, TrainingSet
 from condense.experts import ExpertPlan, train_expert
-from condense.methods import METHODS, ExpertConfig, Need, Problem, TeacherConfig, Trajectories
+from condense.methods import METHODS, ExpertConfig, MethodConfig, Need, Problem, TeacherConfig, Trajectories
 from condense.methods.coreset import EmbeddedCoreset
 from condense.networks import Network
 from condense.precision import precision_cosine
@@ -107,8 +107,8 @@ class Rehearsal:
 
     def making(self, resolved: Resolved) -> Generator[Phase, None, Made]:
         """A set is made, from its experts or teacher to its last iteration."""
-        problem = yield from self._provided(resolved)
-        method, name = resolved.method, resolved.run.method
+        method, problem = yield from self._provided(resolved)
+        name = resolved.run.method
         condenser, state = METHODS[name](method), State()
         if isinstance(condenser, EmbeddedCoreset):
             problem.inputs  # noqa: B018 (which whitens all of them)
@@ -129,8 +129,12 @@ class Rehearsal:
             yield replace(phase, state_bytes=sum(tensor.nbytes for tensor in state.values()))
         return Made(problem, state, training_set(condenser.distilled(state)))
 
-    def _provided(self, resolved: Resolved) -> Generator[Phase, None, Problem]:
-        """As `provide.provide` does it."""
+    def _provided(self, resolved: Resolved) -> Generator[Phase, None, tuple[MethodConfig, Problem]]:
+        """As `provide.provide` does it; and the method's configuration, with one expert where others stand in.
+
+        These all say the same, so a start that looks for an expert which knows an image would ask them all, in vain.
+        What many experts say at the start is little beside their training.
+        """
         problem, method, needs = self._problem, resolved.method, METHODS[resolved.run.method].needs
         held: Trajectories
         if Need.EXPERTS in needs:
@@ -138,6 +142,7 @@ class Rehearsal:
             plan, missing = method.expert_plan(resolved.run.dsa), provide.missing_experts(resolved, problem)
             if missing:
                 yield self._training("experts", plan, len(missing))
+                method = method.model_copy(update={"num_experts": 1})
             held = NearbyExperts(problem.network) if missing else provide.open_store(resolved, problem)
             problem = replace(problem, experts=held)
         if Need.TEACHER in needs:
@@ -147,7 +152,7 @@ class Rehearsal:
                 yield self._training("teacher", method.teacher_plan(resolved.run.dsa), 1)
                 self._taught.add(file)
             problem = replace(problem, teacher=kept[0] if kept else problem.network.init(0, "rehearsal"))
-        return problem
+        return method, problem
 
     def _training(self, name: str, plan: ExpertPlan, networks: int) -> Phase:
         """Of networks on the real images. A unit is a batch; the first time the last, smaller one of an epoch too."""

@@ -18,7 +18,7 @@ from condense.errors import ConfigError
 from condense.estimate import TooLarge, disk, rehearse
 from condense.evaluation import TestSet, load_protocol, protocols
 from condense.experts import TrajectoryStore
-from condense.methods import METHODS
+from condense.methods import METHODS, Problem
 from condense.networks import Network, paying, program
 from condense.rehearsal import Phase, Rehearsal
 
@@ -216,6 +216,15 @@ def test_experts_that_are_there_are_taken(monkeypatch):
     calls = count_calls(monkeypatch, TrajectoryStore, "snapshot")
     rehearsed(resolved, problem)
     assert len(calls) == 2 * 2  # two iterations, from one snapshot to another
+
+
+@pytest.mark.parametrize("experts", [1, 40])
+def test_of_experts_that_are_not_there_one_is_asked_for_each_class(experts, monkeypatch):
+    """As of those that are there, which know nearly all images. Stand-ins know none, however many are asked."""
+    resolved, problem = prepared(method="datm", num_experts=experts, soft_labels=False, iterations=0)
+    calls = count_calls(monkeypatch, Problem, "logits")
+    rehearsed(resolved, problem)
+    assert len(calls) == 10
 
 
 # the rehearsal in a process of its own
