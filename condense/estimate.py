@@ -111,7 +111,7 @@ def _too_large(words: str, phases: list[Phase]) -> str:
     done = f" after {phases[-1].name}, which took {size(phases[-1].peak_bytes)}" if phases else ""
     return (
         f"memory is not enough for this run: {words}{done}. Lower ipc or the batch sizes (`condense ls keys METHOD`), "
-        "choose a smaller network, or give micro_batch or memory_limit"
+        "choose a smaller network, or give micro_batch or memory_limit, for which a network must be without batch norm"
     )
 
 

@@ -19,7 +19,7 @@ from condense.costs import Cost, Meter
 from condense.data import RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError
 from condense.evaluation import NO_VALIDATION, load_protocol
-from condense.experts import ExpertPlan, TrajectoryStore, rank_by_difficulty, train_expert
+from condense.experts import ExpertPlan, Stream, TrajectoryStore, rank_by_difficulty, train_expert
 from condense.files import write_atomic
 from condense.locks import lock
 from condense.methods import METHODS, ExpertConfig, Need, Problem, TeacherConfig
@@ -365,7 +365,7 @@ def teacher_file(resolved: Resolved, problem: Problem) -> Path:
 
 
 def _train(
-    problem: Problem, plan: ExpertPlan, index: int, stream: str, ranking: Sequence[Tensor] | None = None
+    problem: Problem, plan: ExpertPlan, index: int, stream: Stream, ranking: Sequence[Tensor] | None = None
 ) -> Iterator[Tensor]:
     return train_expert(
         problem.network,

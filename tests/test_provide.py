@@ -6,7 +6,8 @@ import time
 import pytest
 
 from condense import api, provide
-from condense.config import Layer, resolve
+from condense.config import Layer, fields, resolve
+from condense.errors import NumericsError
 from condense.locks import lock
 
 SMALL = {"network": "convnet:width=4,depth=1", "max_start_epoch": 1, "expert_epochs": 1, "recipe": "none", "ipc": 1}
@@ -101,3 +102,17 @@ def test_the_networks_that_rank_are_part_of_what_the_experts_cost(tmp_path, rank
     assert making[0] == making[1]
     assert making[0].seconds == held["0"]["seconds"] + held["ranking"]["seconds"]
     assert held["ranking"]["seconds"] > sum(rankings) > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "words"),
+    [
+        ("mtt", {"expert_lr": 1e30}, r"^expert 0, epoch 1: .*Lower expert_lr, which is 1e\+30$"),
+        ("pad", SCORES | {"expert_lr": 1e30}, "^network that scores the images 0, .*Lower expert_lr, which is"),
+        ("kmeans", {"teacher_lr": 1e30}, "^teacher 0, .*Lower teacher_lr, which is"),
+    ],
+)
+def test_a_network_that_diverges_says_which_key_to_change(method, values, words, tmp_path):
+    known = {key: SMALL[key] for key in SMALL if key in fields(method)}
+    with pytest.raises(NumericsError, match=words):
+        api.run(resolve([Layer("test", known | values | {"method": method})]), tmp_path / "run")
