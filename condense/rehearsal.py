@@ -48,7 +48,8 @@ class Phase:
     `compiling` seconds.
 
     `peak_bytes` is the most memory that was held at a time so far, as a `Cost` counts it; `state_bytes` the size of a
-    checkpoint, where there are any. Several phases may have one name.
+    checkpoint, where there are any, and `set_bytes` that of the images and labels, where a set begins to be. Several
+    phases may have one name.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Phase:
     compiling: float
     peak_bytes: int
     state_bytes: int = 0
+    set_bytes: int = 0
 
 
 class Made(NamedTuple):
@@ -113,11 +115,15 @@ class Rehearsal:
         if isinstance(condenser, EmbeddedCoreset):
             problem.inputs  # noqa: B018 (which whitens all of them)
             alone = largest_class(problem)
-            yield self._tried(f"choice of {name}", problem.data.num_classes, lambda: condenser.init(alone))
-            return Made(problem, state, self._real_images(problem.data.num_classes * problem.ipc))
+            phase = self._tried(f"choice of {name}", problem.data.num_classes, lambda: condenser.init(alone))
+            chosen = self._real_images(problem.data.num_classes * problem.ipc)
+            yield replace(phase, set_bytes=chosen.images.nbytes + chosen.labels.nbytes)
+            return Made(problem, state, chosen)
         if resolved.run.precision != "fp32" and method.iterations:
             yield self._tried("distillation", 1, lambda: precision_cosine(condenser, problem))
-        yield self._tried("distillation", 1, lambda: state.update(condenser.init(problem)))
+        phase = self._tried("distillation", 1, lambda: state.update(condenser.init(problem)))
+        start = condenser.distilled(state)
+        yield replace(phase, set_bytes=start.images.nbytes + start.labels.nbytes)
         if method.iterations:
             condenser.fill(state)
             numbers = count()
