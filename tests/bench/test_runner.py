@@ -56,7 +56,10 @@ with (run.parent.parent / "calls.jsonl").open("a") as calls:
         (run / "waits").touch()
         while len(stopped) < 2:
             time.sleep(0.01)
-    if story == "slow":
+    if story.startswith("meet "):
+        (run / "waits").touch()
+        while not (run.parent / story.removeprefix("meet ") / "waits").exists():
+            time.sleep(0.01)
         time.sleep(0.3)
     calls.write(json.dumps(call | {"ended": time.time(), "signals": stopped}) + "\\n")
 if stopped:
@@ -116,8 +119,10 @@ def test_every_cell_is_run_once_in_order(bench, caplog):
 
 
 def test_two_jobs_are_two_at_a_time_and_share_the_cores(bench, monkeypatch):
+    """The first two end only when they have met, and so do the others."""
     monkeypatch.setattr(runner, "cores", lambda: 6)
-    assert run(bench, jobs=2, random_0="slow", random_1="slow", dm_0="slow", dm_1="slow") == []
+    pairs = {"random_0": NAMES[1], "random_1": NAMES[0], "dm_0": NAMES[3], "dm_1": NAMES[2]}
+    assert run(bench, jobs=2, **{cell: f"meet {other}" for cell, other in pairs.items()}) == []
     spans = sorted((call["began"], call["ended"]) for call in calls(bench))
     assert max(sum(a <= began < b for a, b in spans) for began, _ in spans) == 2
     assert {call["threads"] for call in calls(bench)} == {"3"}
