@@ -1,11 +1,10 @@
 """What a run will take: disk, from its configuration; memory and time from a rehearsal of it in another process.
 
-With P parameters, S snapshots of an expert, b bytes for a stored parameter, n distilled images and D numbers in an
-image:
+With P parameters, S snapshots of an expert and b bytes for a stored parameter:
 
     disk     buffer       (experts to train) S P b
              checkpoints  the last two of the method's state
-             artifact     4 n D, and 8 D^2 for the whitening matrix and its inverse
+             artifact     images and labels as the method starts with them, and the preprocessing
     memory   the peak of the rehearsal
     time     the units of each phase, times the seconds that one took in the rehearsal
 
@@ -18,6 +17,7 @@ import math
 import subprocess
 import sys
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from condense.config import Resolved
@@ -30,7 +30,6 @@ from condense.rehearsal import Phase
 
 logger = logging.getLogger("condense")
 
-FLOAT = 4
 GB = 10**9
 MICRO_BATCHES = tuple(2**power for power in range(8, -1, -1))
 """What memory_limit chooses from: 256, 128, ... 1 images at a time."""
@@ -62,7 +61,7 @@ def estimate(resolved: Resolved, problem: Problem) -> Estimate:
     for phase in phases:
         seconds[phase.name] = seconds.get(phase.name, 0.0) + phase.units * phase.seconds
     return Estimate(
-        disk(resolved, problem, max(phase.state_bytes for phase in phases)),
+        disk(resolved, problem, phases),
         seconds,
         {phase.name: phase.peak_bytes for phase in phases},
         sum(phase.compiling for phase in phases),
@@ -111,7 +110,7 @@ def _too_large(words: str, phases: list[Phase]) -> str:
     done = f" after {phases[-1].name}, which took {size(phases[-1].peak_bytes)}" if phases else ""
     return (
         f"memory is not enough for this run: {words}{done}. Lower ipc or the batch sizes (`condense ls keys METHOD`), "
-        "choose a smaller network, or give micro_batch or memory_limit"
+        "choose a smaller network, or give micro_batch or memory_limit, for which a network must be without batch norm"
     )
 
 
@@ -154,11 +153,12 @@ def settle_memory(resolved: Resolved, problem: Problem) -> Resolved:
     return replace(given(choices[place]), origins=resolved.origins | {"micro_batch": origin})
 
 
-def disk(resolved: Resolved, problem: Problem, state: int) -> dict[str, float]:
-    """Bytes that the run will add to the disk, if those of the method's state are `state`."""
-    pixels = problem.data.channels * problem.data.size**2
-    images = FLOAT * problem.data.num_classes * resolved.run.ipc * pixels
-    artifact = images + (2 * FLOAT * pixels**2 if resolved.run.zca else 0)
+def disk(resolved: Resolved, problem: Problem, phases: Sequence[Phase]) -> dict[str, float]:
+    """Bytes of the tensors that the run will add to the disk, if these are the phases of its rehearsal."""
+    state = max(phase.state_bytes for phase in phases)
+    images_and_labels = next(phase.set_bytes for phase in phases if phase.set_bytes)  # those after it are baselines
+    preprocessing = sum(tensor.nbytes for tensor in problem.preprocessing.tensors().values())
+    artifact = images_and_labels + preprocessing
     return {"buffer": _buffer(resolved, problem), "checkpoints": 2 * state, "artifact": artifact}
 
 

@@ -20,7 +20,7 @@ from condense.costs import NOTHING, Cost, Meter
 from condense.data import Inputs, RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError, DataError
 from condense.evaluation import NO_VALIDATION, load_protocol
-from condense.experts import ExpertPlan, TrajectoryStore, rank_by_difficulty, train_expert
+from condense.experts import ExpertPlan, Stream, TrajectoryStore, rank_by_difficulty, train_expert
 from condense.files import write_atomic
 from condense.locks import lock
 from condense.methods import METHODS, DecoupledConfig, ExpertConfig, Need, Problem, TeacherConfig
@@ -234,8 +234,9 @@ def provide(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[Probl
     if Need.EXPERTS in needs:
         assert isinstance(resolved.method, ExpertConfig)
         store = experts(resolved, problem, stop)
-        epochs = resolved.method.expert_plan(resolved.run.dsa).epochs
-        costs["experts"] = store.cost(resolved.method.num_experts, epochs + 1)
+        plan = resolved.method.expert_plan(resolved.run.dsa)
+        ranked = plan.curriculum is not None
+        costs["experts"] = store.cost(resolved.method.num_experts, plan.epochs + 1, ranked=ranked)
         problem = replace(problem, experts=store)
     if Need.TEACHER in needs:
         theta, costs["teacher"] = teacher(resolved, problem, stop)
@@ -330,7 +331,8 @@ def experts(resolved: Resolved, problem: Problem, stop: StopFlag) -> TrajectoryS
     if store.missing(method.num_experts):
         with lock(store.path / "lock", wait=stop.check):
             store = open_store(resolved, problem)  # as another process may just have left it
-            _train_missing(store, resolved, problem, stop)
+            if store.missing(method.num_experts):
+                _train_missing(store, resolved, problem, stop)
     return store
 
 
@@ -340,12 +342,16 @@ def _train_missing(store: TrajectoryStore, resolved: Resolved, problem: Problem,
     plan = method.expert_plan(resolved.run.dsa).model_copy(update={"epochs": epochs})
     missing = store.missing(method.num_experts)
     done = method.num_experts - len(missing)
-    labels = problem.data.train.labels
-    ranking = rank_by_difficulty(problem.network, problem.inputs, labels, plan, seed=problem.seed, poll=stop.check)
+    ranking = store.ranking(lambda: _rank(problem, plan, stop)) if plan.curriculum else None
     with progress(method.num_experts * epochs, done * epochs, "experts") as display:
         for place, index in enumerate(missing, done):
             trajectory = _train(problem, plan, index, "expert", ranking)
             store.write(index, _watched(trajectory, display, place * epochs, stop))
+
+
+def _rank(problem: Problem, plan: ExpertPlan, stop: StopFlag) -> list[Tensor]:
+    labels = problem.data.train.labels
+    return rank_by_difficulty(problem.network, problem.inputs, labels, plan, seed=problem.seed, poll=stop.check)
 
 
 def teacher(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[Tensor, Cost]:
@@ -449,7 +455,7 @@ def pool_file(resolved: Resolved, problem: Problem, plan: SqueezePlan, index: in
 
 
 def _train(
-    problem: Problem, plan: ExpertPlan, index: int, stream: str, ranking: Sequence[Tensor] | None = None
+    problem: Problem, plan: ExpertPlan, index: int, stream: Stream, ranking: Sequence[Tensor] | None = None
 ) -> Iterator[Tensor]:
     return train_expert(
         problem.network,

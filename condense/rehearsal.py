@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from condense import provide
+from condense.artifact import STORE_TYPES
 from condense.comparison import FULL_DATA, Comparison, baseline, missing_baselines, training_set
 from condense.config import Resolved, read_resolved
 from condense.costs import Meter
@@ -30,11 +31,20 @@ from condense.data import Inputs, Split
 from condense.errors import CondenseError, NumericsError
 from condense.evaluation import TEST_BATCH, Protocol, TestSet, TrainingSet
 from condense.experts import ExpertPlan, train_expert
-from condense.methods import METHODS, DecoupledConfig, ExpertConfig, Need, Problem, TeacherConfig, Trajectories
+from condense.methods import (
+    METHODS,
+    DecoupledConfig,
+    ExpertConfig,
+    MethodConfig,
+    Need,
+    Problem,
+    TeacherConfig,
+    Trajectories,
+)
 from condense.methods.coreset import EmbeddedCoreset
 from condense.networks import Network
 from condense.precision import precision_cosine
-from condense.synthetic import State
+from condense.synthetic import DistilledSet, State
 from condense.teachers import SqueezePlan, Teacher, squeeze
 
 TRY_SECONDS = 3.0
@@ -49,7 +59,8 @@ class Phase:
     `compiling` seconds.
 
     `peak_bytes` is the most memory that was held at a time so far, as a `Cost` counts it; `state_bytes` the size of a
-    checkpoint, where there are any. Several phases may have one name.
+    checkpoint, where there are any, and `set_bytes` that of the images and labels, where a set begins to be. Several
+    phases may have one name.
     """
 
     name: str
@@ -58,6 +69,7 @@ class Phase:
     compiling: float
     peak_bytes: int
     state_bytes: int = 0
+    set_bytes: int = 0
 
 
 class Made(NamedTuple):
@@ -107,17 +119,21 @@ class Rehearsal:
 
     def making(self, resolved: Resolved) -> Generator[Phase, None, Made]:
         """A set is made, from its experts or teacher to its last iteration."""
-        problem = yield from self._provided(resolved)
-        method, name = resolved.method, resolved.run.method
+        method, problem = yield from self._provided(resolved)
+        name = resolved.run.method
         condenser, state = METHODS[name](method), State()
         if isinstance(condenser, EmbeddedCoreset):
             problem.inputs  # noqa: B018 (which whitens all of them)
             alone = largest_class(problem)
-            yield self._tried(f"choice of {name}", problem.data.num_classes, lambda: condenser.init(alone))
-            return Made(problem, state, self._real_images(problem.data.num_classes * problem.ipc))
+            phase = self._tried(f"choice of {name}", problem.data.num_classes, lambda: condenser.init(alone))
+            chosen = self._real_images(problem.data.num_classes * problem.ipc)
+            yield replace(phase, set_bytes=chosen.images.nbytes + chosen.labels.nbytes)
+            return Made(problem, state, chosen)
         if resolved.run.precision != "fp32" and method.iterations:
             yield self._tried("distillation", 1, lambda: precision_cosine(condenser, problem))
-        yield self._tried("distillation", 1, lambda: state.update(condenser.init(problem)))
+        phase = self._tried("distillation", 1, lambda: state.update(condenser.init(problem)))
+        of_set = 0 if isinstance(method, DecoupledConfig) else bytes_of(condenser.distilled(state, problem))
+        yield replace(phase, set_bytes=of_set)
         if method.iterations:
             condenser.fill(state)
             numbers = count()
@@ -135,20 +151,23 @@ class Rehearsal:
         self, name: str, method: DecoupledConfig, problem: Problem, state: State
     ) -> Generator[Phase, None, TrainingSet]:
         """The set with its labels. Of those that come by epochs one is made, and stands for all."""
-        made: list[TrainingSet] = []
+        made: list[DistilledSet] = []
         condenser = METHODS[name](method.model_copy(update={"label_epochs": 1}))
-        phase = self._tried(
-            "labels", method.label_epochs, lambda: made.append(training_set(condenser.distilled(state, problem)))
-        )
-        once = made[-1]
-        if once.store is None:
-            yield replace(phase, units=1)
-            return once
-        yield phase
-        return replace(once, store=once.store.repeated(method.label_epochs))
+        phase = self._tried("labels", method.label_epochs, lambda: made.append(condenser.distilled(state, problem)))
+        found = made[-1]
+        if found.store is None:
+            phase = replace(phase, units=1)
+        else:
+            found = replace(found, store=found.store.repeated(method.label_epochs))
+        yield replace(phase, set_bytes=bytes_of(found))
+        return training_set(found)
 
-    def _provided(self, resolved: Resolved) -> Generator[Phase, None, Problem]:
-        """As `provide.provide` does it."""
+    def _provided(self, resolved: Resolved) -> Generator[Phase, None, tuple[MethodConfig, Problem]]:
+        """As `provide.provide` does it; and the method's configuration, with one expert where others stand in.
+
+        These all say the same, so a start that looks for an expert which knows an image would ask them all, in vain.
+        What many experts say at the start is little beside their training.
+        """
         problem, method, needs = self._problem, resolved.method, METHODS[resolved.run.method].needs
         held: Trajectories
         if Need.EXPERTS in needs:
@@ -156,6 +175,7 @@ class Rehearsal:
             plan, missing = method.expert_plan(resolved.run.dsa), provide.missing_experts(resolved, problem)
             if missing:
                 yield self._training("experts", plan, len(missing))
+                method = method.model_copy(update={"num_experts": 1})
             held = NearbyExperts(problem.network) if missing else provide.open_store(resolved, problem)
             problem = replace(problem, experts=held)
         if Need.TEACHER in needs:
@@ -176,7 +196,7 @@ class Rehearsal:
                     self._taught.add(file)
                 teachers.append(found[0] if found else self._stand_in(squeezed))
             problem = replace(problem, pool=tuple(teachers))
-        return problem
+        return method, problem
 
     def _squeezing(self, plan: SqueezePlan) -> Phase:
         """Of a teacher. A unit is a batch."""
@@ -269,6 +289,14 @@ class Rehearsal:
 
     def _peak(self) -> int:
         return Meter(self._problem.device).read().peak_bytes
+
+
+def bytes_of(made: DistilledSet) -> int:
+    """What the images and labels of a set take in its files."""
+    tensors = [tensor for tensor in (made.images, made.labels, made.compensators) if tensor is not None]
+    store = {} if made.store is None else made.store.tensors()
+    in_store = sum(STORE_TYPES[name].itemsize * tensor.numel() for name, tensor in store.items())
+    return sum(tensor.nbytes for tensor in tensors) + in_store
 
 
 def _first(images: TestSet, count: int) -> TestSet:

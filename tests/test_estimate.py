@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from condense import api, comparison, estimate, evaluation, rehearsal
+from condense.artifact import read_manifest, stored_bytes
 from condense.comparison import FULL_DATA
 from condense.config import Layer, resolve
 from condense.errors import ConfigError
 from condense.estimate import TooLarge, disk, rehearse
 from condense.evaluation import TestSet, load_protocol, protocols
 from condense.experts import TrajectoryStore
-from condense.methods import METHODS
+from condense.methods import METHODS, Problem
 from condense.networks import Network, paying, program
 from condense.rehearsal import Phase, Rehearsal
 
@@ -64,29 +65,46 @@ def count_calls(monkeypatch, cls, method):
     return calls
 
 
+NOT_ITS_OWN = ("num_experts", "max_start_epoch", "expert_epochs", "syn_steps")
+
 # disk
 
 
 def test_bytes_on_disk_are_those_of_the_run(tmp_path):
     for dtype in ("float32", "bfloat16"):
         resolved, problem = prepared(buffer=tmp_path / dtype, buffer_dtype=dtype, checkpoint_every=2)
-        state = max(phase.state_bytes for phase in rehearsed(resolved, problem))
-        predicted = disk(resolved, problem, state)
+        phases = rehearsed(resolved, problem)
+        predicted = disk(resolved, problem, phases)
         result = api.run(resolved, tmp_path / f"run-{dtype}")
         assert predicted["buffer"] == (tmp_path / dtype / "trajectories.bin").stat().st_size
-        header = 1500  # names and shapes in safetensors, labels, learning rate, preprocessing
+        header = 1500  # names and shapes in safetensors
         assert 0 < (result.artifact / "data.safetensors").stat().st_size - predicted["artifact"] < header
         saved = [file.stat().st_size for file in (result.run / "checkpoints").iterdir()]
         assert 0 < sum(saved) - predicted["checkpoints"] < 2 * header
-        assert disk(resolved, problem, state)["buffer"] == 0  # the experts are there now
+        assert disk(resolved, problem, phases)["buffer"] == 0  # the experts are there now
 
 
-def test_a_whitening_matrix_counts():
-    without, with_zca = (prepared(zca=zca) for zca in (False, True))
-    assert disk(*with_zca, 0)["artifact"] - disk(*without, 0)["artifact"] == 2 * 4 * 64 * 64
+@pytest.mark.parametrize(
+    "values, labels",
+    [
+        ({"method": "datm", "zca": True}, 4 * 20 * 10),
+        ({"method": "datm", "soft_labels": False}, 8 * 20),
+        ({"method": "tesla", "teacher_label": True, "factor": 2, "flip": True}, 4 * 20 * 10),
+        ({"method": "random_soft"}, 4 * 20 * 10),
+        ({"method": "herding", "baselines": ["random_soft"]}, 8 * 20),
+    ],
+)
+def test_all_tensors_of_the_artifact_count(values, labels, tmp_path):
+    given = (
+        dict.fromkeys((*NOT_ITS_OWN, "iterations")) if values["method"] in ("random_soft", "herding") else {}
+    ) | values
+    resolved, problem = prepared(**given)
+    predicted = disk(resolved, problem, rehearsed(resolved, problem))
+    stored = stored_bytes(read_manifest(api.run(resolved, tmp_path / "run").artifact))
+    assert stored["labels"] == labels
+    assert predicted["artifact"] == stored["images"] + stored["labels"] + stored["preprocessing"]
 
 
-NOT_ITS_OWN = ("num_experts", "max_start_epoch", "expert_epochs", "syn_steps")
 NCFM = {"method": "ncfm", "num_experts": 1, "pretrain_epochs": 1, "batch_real": 8}
 IDM = {"method": "idm", "queue_size": 6, "net_every": 1, "net_batch": 8, "batch_real": 8}
 
@@ -218,6 +236,15 @@ def test_experts_that_are_there_are_taken(monkeypatch):
     assert len(calls) == 2 * 2  # two iterations, from one snapshot to another
 
 
+@pytest.mark.parametrize("experts", [1, 40])
+def test_of_experts_that_are_not_there_one_is_asked_for_each_class(experts, monkeypatch):
+    """As of those that are there, which know nearly all images. Stand-ins know none, however many are asked."""
+    resolved, problem = prepared(method="datm", num_experts=experts, soft_labels=False, iterations=0)
+    calls = count_calls(monkeypatch, Problem, "logits")
+    rehearsed(resolved, problem)
+    assert len(calls) == 10
+
+
 # the rehearsal in a process of its own
 
 
@@ -282,7 +309,8 @@ def test_so_is_one_whose_tensors_do_not_fit(monkeypatch):
         torch.empty(2**55)
     assert rehearsal.is_out_of_memory(error.value) and not rehearsal.is_out_of_memory(RuntimeError("a bug"))
     child(monkeypatch, "", DONE, {"out_of_memory": str(error.value).splitlines()[0]})
-    with pytest.raises(TooLarge, match=r"allocate memory.* after experts"):
+    words = "allocate memory.* after experts, .*, or give micro_batch or memory_limit, for which .* without batch norm$"
+    with pytest.raises(TooLarge, match=words):
         rehearse(prepared()[0])
 
 

@@ -40,7 +40,7 @@ def tried(monkeypatch):
         bytes_taken = taken(asked[-1])
         if bytes_taken > 0.95 * GB:
             raise TooLarge("memory is not enough")
-        return [Phase("distillation", 1, 0.1, 0.0, peak, 8) for peak in (bytes_taken // 2, bytes_taken)]
+        return [Phase("distillation", 1, 0.1, 0.0, peak, 8, 8) for peak in (bytes_taken // 2, bytes_taken)]
 
     monkeypatch.setattr(estimate, "rehearse", pretended)
     return asked

@@ -186,6 +186,16 @@ def test_a_rehearsal_counts_teachers_labels_and_the_updates_of_the_store():
     assert "teachers" not in phases(resolved, problem)
 
 
+@pytest.mark.parametrize("method", ["sre2l", "infer", "nrrdd", "kd_subset"])
+def test_a_rehearsal_tells_the_bytes_of_the_set(method, tmp_path):
+    learns = {} if method == "kd_subset" else {"iterations": 1}
+    given = SMALL | {"method": method, "ipc": 3} | learns
+    resolved = resolve([Layer("test", given)])
+    made = read_manifest(api.run(resolved, tmp_path / "run").artifact)
+    told = [phase.set_bytes for phase in rehearsal.Rehearsal(*api.prepare(resolved)).whole()]
+    assert [size for size in told if size] == [sum(stored_bytes(made)[part] for part in ("images", "labels"))]
+
+
 def test_teachers_that_several_sets_need_are_rehearsed_once():
     resolved, problem = prepared("sre2l", iterations=1)
     beside = replace(resolved, run=resolved.run.model_copy(update={"baselines": ("rded",)}))

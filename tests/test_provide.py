@@ -1,11 +1,14 @@
 """The experts of a run, as files that other runs find."""
 
 import json
+import time
 
 import pytest
 
-from condense import api
-from condense.config import Layer, resolve
+from condense import api, provide
+from condense.config import Layer, fields, resolve
+from condense.errors import NumericsError
+from condense.locks import lock
 
 SMALL = {"network": "convnet:width=4,depth=1", "max_start_epoch": 1, "expert_epochs": 1, "recipe": "none", "ipc": 1}
 IDENTITY = {
@@ -47,13 +50,69 @@ def test_what_a_plan_does_not_use_is_no_part_of_a_stores_identity(tmp_path):
     assert manifest["identity"].keys() == IDENTITY
 
 
-def test_experts_with_a_curriculum_are_the_same_one_by_one(tmp_path):
-    """Their scores are computed again by each process, to the same ranking."""
-    scores = {"score_networks": 1, "score_epochs": 1, "init_ratio": 0.5}
+@pytest.fixture
+def rankings(monkeypatch):
+    """The seconds that each ranking of the images took."""
+    taken, original = [], provide.rank_by_difficulty
+
+    def timed(*arguments, **options):
+        began = time.perf_counter()
+        ranking = original(*arguments, **options)
+        taken.append(time.perf_counter() - began)
+        return ranking
+
+    monkeypatch.setattr(provide, "rank_by_difficulty", timed)
+    return taken
+
+
+SCORES = {"score_networks": 1, "score_epochs": 1, "init_ratio": 0.5}
+
+
+def test_experts_with_a_curriculum_are_the_same_one_by_one(tmp_path, rankings):
+    """Their images are ranked by the first process alone."""
     for count in (1, 2):
-        one_by_one = buffer("pad", tmp_path / "one by one", num_experts=count, **scores)
-    together = buffer("pad", tmp_path / "together", num_experts=2, **scores)
+        one_by_one = buffer("pad", tmp_path / "one by one", num_experts=count, **SCORES)
+    assert len(rankings) == 1
+    together = buffer("pad", tmp_path / "together", num_experts=2, **SCORES)
     trajectories = [(folder / "trajectories.bin").read_bytes() for folder in (one_by_one, together)]
     assert trajectories[0] == trajectories[1]
     identity = json.loads((together / "manifest.json").read_text())["identity"]
     assert identity.keys() == IDENTITY | {"curriculum"} and identity["curriculum"]["init_ratio"] == 0.5
+
+
+def test_who_waited_for_a_store_that_is_complete_then_trains_nothing(tmp_path, monkeypatch):
+    """The process that has the lock trains it all meanwhile."""
+
+    def locked_by_another(path, wait):
+        monkeypatch.setattr(provide, "lock", lock)
+        buffer("pad", tmp_path / "store", num_experts=1, **SCORES)
+        monkeypatch.setattr(provide, "_train_missing", None)
+        return lock(path, wait)
+
+    monkeypatch.setattr(provide, "lock", locked_by_another)
+    buffer("pad", tmp_path / "store", num_experts=1, **SCORES)
+
+
+def test_the_networks_that_rank_are_part_of_what_the_experts_cost(tmp_path, rankings):
+    small = {"iterations": 1, "syn_steps": 1, "num_experts": 1, "baselines": (), "full_data": False, "eval_repeats": 1}
+    method = SMALL | SCORES | {"buffer": tmp_path / "store"}
+    ipc = method.pop("ipc")
+    making = [api.distill("pad", ipc, out=tmp_path / str(i), **method, **small).making["experts"] for i in range(2)]
+    held = json.loads((tmp_path / "store" / "manifest.json").read_text())["costs"]
+    assert making[0] == making[1]
+    assert making[0].seconds == held["0"]["seconds"] + held["ranking"]["seconds"]
+    assert held["ranking"]["seconds"] > sum(rankings) > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "words"),
+    [
+        ("mtt", {"expert_lr": 1e30}, r"^expert 0, epoch 1: .*Lower expert_lr, which is 1e\+30$"),
+        ("pad", SCORES | {"expert_lr": 1e30}, "^network that scores the images 0, .*Lower expert_lr, which is"),
+        ("kmeans", {"teacher_lr": 1e30}, "^teacher 0, .*Lower teacher_lr, which is"),
+    ],
+)
+def test_a_network_that_diverges_says_which_key_to_change(method, values, words, tmp_path):
+    known = {key: SMALL[key] for key in SMALL if key in fields(method)}
+    with pytest.raises(NumericsError, match=words):
+        api.run(resolve([Layer("test", known | values | {"method": method})]), tmp_path / "run")

@@ -14,12 +14,13 @@ from condense.artifact.format import (
 from condense.artifact.importing import fit_to, read_set, stated_map
 from condense.artifact.load import Artifact, load_artifact, read_manifest, verify
 from condense.artifact.save import add_evaluations, save_artifact
-from condense.artifact.tensors import stored_bytes
+from condense.artifact.tensors import STORE_TYPES, stored_bytes
 
 __all__ = [
     "DATA",
     "FORMATS",
     "STORE",
+    "STORE_TYPES",
     "Artifact",
     "DatasetRecord",
     "EvaluationRecord",

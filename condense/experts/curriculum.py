@@ -7,7 +7,7 @@ released code.
 from collections.abc import Sequence
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor
 
 
@@ -21,18 +21,34 @@ class Curriculum(BaseModel):
 
     and never fewer than one. How hard they are is scored by `score_networks` networks after `score_epochs` epochs
     (`rank_by_difficulty`).
+
+    The epochs must come in this order, or a part of it would not be what it is said to be; two may be the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    init_ratio: float = Field(0.75, gt=0, le=1)
-    add_end_epoch: int = Field(20, ge=0)
-    rm_epoch_first: int = Field(40, ge=0)
-    rm_epoch_second: int = Field(60, ge=0)
-    rm_easy_ratio_first: float = Field(0.1, ge=0, lt=1)
-    rm_easy_ratio_second: float = Field(0.2, ge=0, lt=1)
-    score_networks: int = Field(10, ge=1)
-    score_epochs: int = Field(10, ge=1)
+    init_ratio: float = Field(0.75, gt=0, le=1, description="curriculum: part of each class in epoch 0, the easiest")
+    add_end_epoch: int = Field(20, ge=0, description="curriculum: from this epoch on all images")
+    rm_epoch_first: int = Field(
+        40, ge=0, validate_default=True, description="curriculum: the last epoch with all images"
+    )
+    rm_epoch_second: int = Field(
+        60, ge=0, validate_default=True, description="curriculum: the last epoch of the first removal"
+    )
+    rm_easy_ratio_first: float = Field(0.1, ge=0, lt=1, description="curriculum: part of each class removed first")
+    rm_easy_ratio_second: float = Field(0.2, ge=0, lt=1, description="curriculum: part of each class removed after")
+    score_networks: int = Field(10, ge=1, description="curriculum: networks that score the images")
+    score_epochs: int = Field(10, ge=1, description="curriculum: epochs of their training")
+
+    @field_validator("rm_epoch_first", "rm_epoch_second")
+    @classmethod
+    def _in_order(cls, epoch: int, info: ValidationInfo) -> int:
+        assert info.field_name is not None
+        before = {"rm_epoch_first": "add_end_epoch", "rm_epoch_second": "rm_epoch_first"}[info.field_name]
+        least = info.data.get(before, epoch)
+        if epoch < least:
+            raise ValueError(f"{info.field_name} = {epoch}: must be at least {before} = {least}")
+        return epoch
 
     @property
     def drops_nothing(self) -> bool:

@@ -31,14 +31,13 @@ def rank_by_difficulty(
     *,
     seed: int,
     poll: Callable[[], None] = lambda: None,
-) -> list[Tensor] | None:
-    """The row numbers of each class from easy to hard, on the CPU, for a plan with a curriculum; None for others.
+) -> list[Tensor]:
+    """The row numbers of each class from easy to hard, on the CPU, for a plan with a curriculum.
 
     Scored by EL2N of networks that are trained as the experts are, early and on all images. `poll` is called after each
     of their epochs, and may raise to stop.
     """
-    if plan.curriculum is None:
-        return None
+    assert plan.curriculum is not None
     scoring = plan.model_copy(update={"curriculum": None, "epochs": plan.curriculum.score_epochs})
     thetas = []
     for index in range(plan.curriculum.score_networks):

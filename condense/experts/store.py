@@ -3,21 +3,25 @@
 A folder with `trajectories.bin`, one array [experts, snapshots, parameters] of little-endian float32 or bfloat16, and
 `manifest.json`, which says what the array holds and which experts are finished. An expert is
 written, flushed to disk and only then named in the manifest, so a killed store continues with the expert it was at.
+So is `ranking.safetensors`, how hard the images are for experts with a curriculum: row numbers from easy to hard,
+int64, under the number of each class.
 Of what is on disk nothing stays in the memory of a process, however large a store is.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
-from condense.costs import Cost, Meter
+from condense.costs import NOTHING, Cost, Meter
 from condense.errors import DataError
 from condense.files import write_atomic
 
@@ -130,22 +134,40 @@ class TrajectoryStore:
         finally:
             os.close(descriptor)
         self.manifest["experts"] = sorted({*self.manifest["experts"], expert})
-        self.manifest.setdefault("costs", {})[str(expert)] = asdict(meter.read())
-        self._save()
+        self._save_with_cost(str(expert), meter)
 
-    def cost(self, experts: int, snapshots: int) -> Cost | None:
+    def ranking(self, make: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+        """The row numbers of each class's images from easy to hard: what `make` gave when it was first asked for.
+
+        The time that this took is kept as a cost. Raises DataError if the file is damaged.
+        """
+        file = self.path / "ranking.safetensors"
+        if "ranking" not in self.manifest:
+            meter = Meter(self.device)
+            made = save({str(c): rows for c, rows in enumerate(make())})
+            write_atomic(file, made)
+            self.manifest["ranking"] = hashlib.sha256(made).hexdigest()
+            self._save_with_cost("ranking", meter)
+        content = file.read_bytes() if file.exists() else b""
+        if hashlib.sha256(content).hexdigest() != self.manifest["ranking"]:
+            raise DataError(f"trajectory store {self.path}: {file.name} is missing or damaged; delete the folder")
+        held = load(content)
+        return [held[str(c)] for c in range(len(held))]
+
+    def cost(self, experts: int, snapshots: int, *, ranked: bool = False) -> Cost | None:
         """What the training of the first `experts` took, whenever that was, as far as `snapshots` of each.
 
-        A part of a longer trajectory has its part of the time. None if it is not known, as of stores of earlier
-        versions.
+        With that of the ranking, if they are `ranked`. A part of a longer trajectory has its part of the time. None if
+        it is not known, as of stores of earlier versions.
         """
         held = self.manifest.get("costs", {})
         try:
             costs = [Cost(**held[str(expert)]) for expert in range(experts)]
+            ranking = Cost(**held["ranking"]) if ranked else NOTHING
         except (KeyError, TypeError):
             return None
         share = (snapshots - 1) / (self.snapshots - 1)
-        return Cost(share * sum(cost.seconds for cost in costs), max(cost.peak_bytes for cost in costs))
+        return Cost(share * sum(cost.seconds for cost in costs), max(cost.peak_bytes for cost in costs)).after(ranking)
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
         """theta [P] of a finished expert after `epoch` epochs, as float32 memory of its own.
@@ -170,6 +192,10 @@ class TrajectoryStore:
                 f"trajectory store {self.path}: trajectories.bin has {held} bytes, {expected} are expected; "
                 "the file is truncated: delete the folder"
             )
+
+    def _save_with_cost(self, part: str, meter: Meter) -> None:
+        self.manifest.setdefault("costs", {})[part] = asdict(meter.read())
+        self._save()
 
     def _save(self) -> None:
         write_atomic(self.path / "manifest.json", json.dumps(self.manifest, indent=1).encode())

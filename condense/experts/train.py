@@ -7,7 +7,7 @@ Parameters are one flat vector throughout, so GSAM is six lines of vector arithm
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
@@ -22,6 +22,13 @@ from condense.experts.penalty import penalty_gradient
 from condense.networks import Network
 
 EPSILON = 1e-12
+Stream = Literal["expert", "difficulty", "teacher"]
+DIVERGED: dict[Stream, tuple[str, str]] = {
+    "expert": ("expert", "expert_lr"),
+    "difficulty": ("network that scores the images", "expert_lr"),
+    "teacher": ("teacher", "teacher_lr"),
+}
+"""What to call the networks of a stream, and the key of their learning rate."""
 
 
 class ExpertPlan(BaseModel):
@@ -116,7 +123,7 @@ def train_expert(
     *,
     seed: int,
     index: int,
-    stream: str = "expert",
+    stream: Stream = "expert",
     ranking: Sequence[Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Yield theta [P] at initialisation and after each epoch: epochs + 1 snapshots, each its own memory.
@@ -159,8 +166,9 @@ def train_expert(
                 theta, direction, velocity, lr=lr, momentum=plan.momentum, weight_decay=plan.weight_decay
             )
         if not bool(theta.isfinite().all()):
+            name, key = DIVERGED[stream]
             raise NumericsError(
-                f"{stream} {index}, epoch {epoch + 1}: parameters are not finite. Nothing of it is kept. "
-                f"Lower its learning rate, which is {plan.lr}"
+                f"{name} {index}, epoch {epoch + 1}: parameters are not finite. Nothing of it is kept. "
+                f"Lower {key}, which is {plan.lr}"
             )
         yield theta.clone()

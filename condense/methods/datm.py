@@ -55,6 +55,10 @@ class DATMConfig(FTDConfig, ExpertLabelsConfig):
     momentum_y: float = Field(0.9, ge=0, lt=1, description="momentum of the labels' logits")
     threshold: float | None = Field(1.0, gt=0, description="an iteration with a higher loss changes nothing; none: any")
 
+    @property
+    def uses_label_epoch(self) -> bool:
+        return self.soft_labels or self.init == "correct"
+
     @field_validator("min_start_epoch")
     @classmethod
     def _below_the_last(cls, first: int, info: ValidationInfo) -> int:

@@ -17,7 +17,14 @@ class ExpertLabelsConfig(MTTConfig):
     def labelled_at(self) -> int:
         return self.last_target if self.label_epoch is None else self.label_epoch
 
+    @property
+    def uses_label_epoch(self) -> bool:
+        """Whether an expert labels or judges any image: if none does, nobody looks at that epoch."""
+        raise NotImplementedError
+
     def expert_plan(self, dsa: str) -> ExpertPlan:
-        """The same experts, trained until they have reached the epoch of the labels too."""
+        """The same experts, trained until they have reached the epoch of the labels too, if it is looked at."""
         plan = super().expert_plan(dsa)
+        if not self.uses_label_epoch:
+            return plan
         return plan.model_copy(update={"epochs": max(plan.epochs, self.labelled_at)})

@@ -25,21 +25,13 @@ from condense.objectives import filtered_distance, normalised_distance
 from condense.unroll import OuterLoss
 
 
-class PADConfig(DATMConfig):
-    """Hyper-parameters of PAD: those of DATM, of what is matched, and of the experts' curriculum."""
+class PADConfig(Curriculum, DATMConfig):
+    """Hyper-parameters of PAD: those of DATM, of the experts' curriculum, and of what is matched."""
 
     depth_ratio: float = Field(0.25, ge=0, lt=1, description="part of the parameters, the shallowest, left out")
     loss_ratio: float = Field(
         0.0, ge=0, lt=1, description="part of the parameters, those matched best, left out; not in the paper"
     )
-    init_ratio: float = Field(0.75, gt=0, le=1, description="curriculum: part of each class in epoch 0, the easiest")
-    add_end_epoch: int = Field(20, ge=0, description="curriculum: from this epoch on all images")
-    rm_epoch_first: int = Field(40, ge=0, description="curriculum: the last epoch with all images")
-    rm_epoch_second: int = Field(60, ge=0, description="curriculum: the last epoch of the first removal")
-    rm_easy_ratio_first: float = Field(0.1, ge=0, lt=1, description="curriculum: part of each class removed first")
-    rm_easy_ratio_second: float = Field(0.2, ge=0, lt=1, description="curriculum: part of each class removed after")
-    score_networks: int = Field(10, ge=1, description="curriculum: networks that score the images")
-    score_epochs: int = Field(10, ge=1, description="curriculum: epochs of their training")
 
     @property
     def curriculum(self) -> Curriculum | None:

@@ -39,9 +39,13 @@ class TESLAConfig(ExpertLabelsConfig):
     @classmethod
     def _is_there(cls, expert: int, info: ValidationInfo) -> int:
         count = info.data.get("num_experts", expert + 1)
-        if expert >= count:
+        if info.data.get("teacher_label") and expert >= count:
             raise ValueError(f"label_expert = {expert}: there are num_experts = {count} experts, 0 .. {count - 1}")
         return expert
+
+    @property
+    def uses_label_epoch(self) -> bool:
+        return self.teacher_label
 
     def passes(self, classes: int, ipc: int) -> float:
         """Those of MTT; labels take a pass forward for each segment, and one for the set that is handed over."""

@@ -27,46 +27,39 @@ KEEP_BYTES = 256 * 2**20
 """For all layer outputs that are kept at a time."""
 
 
-def _trajectory(run: InnerRun) -> tuple[Tensor, list[Kept]]:
-    """theta_0 .. theta_N [N + 1, P], and what is kept of each step: of the last ones, where the way back begins."""
+def _trajectory(run: InnerRun) -> tuple[Tensor, dict[int, Kept]]:
+    """theta_0 .. theta_N [N + 1, P], and what is kept of steps: of the last ones, where the way back begins.
+
+    Of the largest alone: there may be a short one for the rows that a pass over the set leaves over.
+    """
     thetas, velocity = run.start.new_empty(len(run.steps) + 1, len(run.start)), torch.zeros_like(run.start)
     thetas[0] = run.start.detach()
-    kept: list[Kept] = []
-    shelf: list[Kept] = []
+    sizes = [len(step.index) for step in run.steps]
+    largest = [i for i, size in enumerate(sizes) if size == max(sizes)]
+    kept: dict[int, Kept] = {}
     lr, labels = run.lr.detach(), run.labels.detach()
     for i, step in enumerate(run.steps):
         with torch.no_grad():
             x = step.augment(run.images[step.index])
         gradient, outputs = run.inner_loss.gradient(thetas[i], x, labels[step.index])
-        if i == 0:
-            shelf = _shelf(outputs, len(run.steps))
-        kept.append(_put(outputs, shelf, i))
-        if i >= len(shelf):
-            kept[i - len(shelf)] = ()
+        if i == largest[0]:
+            kept = _room(outputs, largest)
+        if i in kept:
+            for place, output in zip(kept[i], outputs, strict=True):
+                place.copy_(output)
         velocity = gradient if run.momentum == 0 else run.momentum * velocity + gradient
         torch.sub(thetas[i], lr * velocity, out=thetas[i + 1])
     return thetas, kept
 
 
-def _shelf(like: Kept, steps: int) -> list[Kept]:
-    """Room for the outputs of as many steps as KEEP_BYTES allows.
+def _room(like: Kept, steps: list[int]) -> dict[int, Kept]:
+    """Room for the outputs of the last of these steps, as many as KEEP_BYTES allows.
 
     In one piece: tensors that stay where they were made, between others that go, would leave holes of twice their size.
     """
     each = sum(tensor.nbytes for tensor in like)
-    places = min(KEEP_BYTES // each, steps) if each else 0
-    return [tuple(map(torch.empty_like, like)) for _ in range(places)]
-
-
-def _put(outputs: Kept, shelf: list[Kept], step: int) -> Kept:
-    """A copy in this step's place, in which another step's may have been; nothing if there is no place, or it is not
-    of that size, as for the last rows of an epoch."""
-    place = shelf[step % len(shelf)] if shelf else ()
-    if [tensor.shape for tensor in place] != [tensor.shape for tensor in outputs]:
-        return ()
-    for there, tensor in zip(place, outputs, strict=True):
-        there.copy_(tensor)
-    return place
+    places = min(KEEP_BYTES // each, len(steps)) if each else 0
+    return {i: tuple(map(torch.empty_like, like)) for i in steps[len(steps) - places :]}
 
 
 def adjoint(run: InnerRun) -> Unrolled:
@@ -88,7 +81,7 @@ def walk_back(run: InnerRun, *, curvature: bool) -> Unrolled:
         rows = images[step.index].requires_grad_()
         augmented = step.augment(rows)
         theta = thetas[i].clone()  # forward mode takes no view
-        s = run.inner_loss.slope(theta, m, augmented.detach(), labels[step.index], kept.pop())
+        s = run.inner_loss.slope(theta, m, augmented.detach(), labels[step.index], kept.pop(i, ()))
 
         (d_rows,) = torch.autograd.grad(augmented, rows, -lr * s.x)
         d_images.index_add_(0, step.index, d_rows)

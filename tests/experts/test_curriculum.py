@@ -1,6 +1,8 @@
 """The data curriculum, its scores, and experts that follow it."""
 
 import json
+from contextlib import nullcontext
+from itertools import product
 
 import pytest
 import torch
@@ -81,7 +83,6 @@ def test_the_ranking_has_every_image_once_in_its_class_by_its_score():
     for c, rows in enumerate(ranking):
         assert sorted(rows.tolist()) == torch.nonzero(labels == c).flatten().tolist()
         assert scores[rows].tolist() == sorted(scores[rows].tolist())
-    assert rank_by_difficulty(net, inputs, labels, early, seed=SEED) is None
 
 
 def test_images_with_a_wrong_label_are_the_hardest():
@@ -126,6 +127,16 @@ def test_a_plan_with_a_curriculum_is_the_same_after_json():
 def test_scoring_counts_as_passes_where_experts_are_to_be_trained():
     assert [plan().passes(experts) for experts in (0, 1, 5)] == [0, 7, 19]
     assert [plan(rho=0.1).passes(experts) for experts in (0, 5)] == [0, 38]
+
+
+@pytest.mark.parametrize("add, first, second", list(product(range(4), repeat=3)))
+def test_epochs_that_would_not_be_what_their_names_say_are_refused(add, first, second):
+    """By the images that are then there, of 1000."""
+    values = {"add_end_epoch": add, "rm_epoch_first": first, "rm_epoch_second": second}
+    held = [len(numbers(epoch, 1000, Curriculum.model_construct(**values))) for epoch in range(add, 6)]
+    meant = [1000] * (first + 1 - add) + [900] * (second - first) + [800] * (5 - second)
+    with nullcontext() if held == meant else pytest.raises(ValidationError, match="must be at least"):
+        Curriculum(**values)
 
 
 @pytest.mark.parametrize("wrong", [{"init_ratio": 0.0}, {"rm_easy_ratio_first": 1.0}, {"score_networks": 0}])

@@ -202,6 +202,56 @@ def test_what_was_not_measured_is_not_known(tmp_path):
     assert list(store.manifest["costs"]) == ["2"]
 
 
+# how hard the images are
+
+RANKING = [torch.tensor([4, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([1, 3, 2])]
+
+
+def never():
+    raise AssertionError("the ranking is made again")
+
+
+def same(ranking):
+    return len(ranking) == len(RANKING) and all(map(torch.equal, ranking, RANKING))
+
+
+def test_the_ranking_is_made_once_and_what_it_took_is_part_of_the_cost(tmp_path):
+    def slow():
+        time.sleep(0.1)
+        return RANKING
+
+    store = filled(tmp_path, snapshots=5)
+    assert store.cost(2, 5, ranked=True) is None
+    assert same(store.ranking(slow))
+    assert same(store.ranking(never)) and same(open_store(tmp_path).ranking(never))
+    for snapshots in (5, 3):
+        alone, ranked = (open_store(tmp_path).cost(2, snapshots, ranked=ranked) for ranked in (False, True))
+        took = store.manifest["costs"]["ranking"]["seconds"]
+        assert 0.1 <= took == pytest.approx(ranked.seconds - alone.seconds)
+    assert holds(open_store(tmp_path), 2)
+
+
+def test_an_interrupted_ranking_does_not_count(tmp_path):
+    def interrupted():
+        raise Killed()
+
+    with pytest.raises(Killed):
+        filled(tmp_path).ranking(interrupted)
+    assert same(open_store(tmp_path).ranking(lambda: RANKING))
+
+
+@pytest.mark.parametrize("damage", [lambda old: old[:-1], lambda old: old[:-8] + bytes(8), lambda _: b"", None])
+def test_a_damaged_ranking_is_refused(tmp_path, damage):
+    filled(tmp_path).ranking(lambda: RANKING)
+    file = tmp_path / "ranking.safetensors"
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(DataError, match=r"ranking\.safetensors is missing or damaged"):
+        open_store(tmp_path).ranking(never)
+
+
 def test_the_manifest_names_an_expert_only_after_its_bytes_are_there(tmp_path):
     """Looked at from outside while the expert is being written."""
     store, looks = filled(tmp_path), []

@@ -214,7 +214,7 @@ def make_problem(
             snapshots=plan.epochs + 1,
             parameters=net.num_parameters,
         )
-        ranking = rank_by_difficulty(net, inputs, labels, plan, seed=seed)
+        ranking = rank_by_difficulty(net, inputs, labels, plan, seed=seed) if plan.curriculum else None
         for index in store.missing(config.num_experts):
             store.write(index, train_expert(net, inputs, labels, plan, seed=seed, index=index, ranking=ranking))
         problem = replace(problem, experts=_InDtype(store, dtype))  # type: ignore[arg-type]

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from problems import (
@@ -38,6 +41,20 @@ def test_the_plan_of_its_experts():
     longer = DATMConfig(max_start_epoch=20, expert_epochs=2, label_epoch=100)
     assert longer.expert_plan("flip") == ExpertPlan(epochs=100, lr=0.01, batch=256, momentum=0.0, **gsam)
     assert (config.labelled_at, longer.labelled_at) == (21, 100)
+
+
+def test_experts_are_no_longer_than_they_are_read(tmp_path):
+    """By a store that notes the epochs."""
+    reads = {}
+    for name, switch in (("none", {}), ("labels", {"soft_labels": True}), ("start", {"init": "correct"})):
+        condenser = make_condenser("datm", **PLAIN | switch, label_epoch=9)
+        problem = make_problem(condenser, tmp_path / name)
+        epochs, snapshot = set(), problem.experts.snapshot
+        counted = SimpleNamespace(snapshot=lambda k, e, seen=epochs, held=snapshot: seen.add(e) or held(k, e))
+        list(states(condenser, replace(problem, experts=counted), 20))
+        assert max(epochs) == condenser.config.expert_plan("none").epochs
+        reads[name] = max(epochs)
+    assert reads == {"none": 2, "labels": 9, "start": 9}
 
 
 # start epochs
@@ -234,15 +251,16 @@ SWITCHES = [
     ({"threshold": 1.5}, {"update"}),
     ({"soft_labels": True}, {"labels"}),
     ({"init": "correct"}, {"images"}),
-    ({"label_epoch": 9}, {"experts"}),
+    ({"soft_labels": True, "label_epoch": 9}, {"experts", "labels"}),
+    ({"init": "correct", "label_epoch": 9}, {"experts", "images"}),
 ]
 
 
 @pytest.mark.parametrize(("switch", "own"), SWITCHES, ids=[str(switch) for switch, _ in SWITCHES])
 def test_each_switch_changes_only_its_own_part(switch, own, tmp_path):
     """Every draw, start, label and derivative apart from its own stays the same to the bit."""
-    longest = {"max_start_epoch": 4, "label_epoch": 9}
-    problem = make_problem(make_condenser("datm", **PLAIN, **longest), tmp_path)
+    longest = PLAIN | {"soft_labels": True, "max_start_epoch": 4, "label_epoch": 9}
+    problem = make_problem(make_condenser("datm", **longest), tmp_path)
     plain = make_condenser("datm", **PLAIN, max_start_epoch=4)
     switched = make_condenser("datm", **PLAIN | switch, max_start_epoch=4)
     found = differing(trajectory_parts(plain, problem), trajectory_parts(switched, problem))

@@ -3,7 +3,8 @@ import pytest
 import torch
 from problems import assert_same_bits, differing, make_condenser, make_problem, states, trajectory_parts
 
-from condense.config import rows
+from condense.config import Layer, resolve, rows
+from condense.errors import ConfigError
 from condense.evaluation import load_protocol
 from condense.experts import Curriculum
 from condense.methods.pad import PADConfig
@@ -92,6 +93,25 @@ def test_experts_follow_the_curriculum_with_gsam():
     assert plan.curriculum == Curriculum(score_networks=3)
     assert (plan.rho, plan.alpha, plan.epochs) == (0.01, 0.3, 71)
     assert PADConfig(**ALL_IMAGES).expert_plan("flip").curriculum is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"add_end_epoch": 50}, "rm_epoch_first = 40: must be at least add_end_epoch = 50"),
+        ({"rm_epoch_first": 19}, "rm_epoch_first = 19: must be at least add_end_epoch = 20"),
+        ({"rm_epoch_second": 39}, "rm_epoch_second = 39: must be at least rm_epoch_first = 40"),
+    ],
+)
+def test_epochs_of_the_curriculum_that_are_out_of_order_are_refused(wrong, words):
+    with pytest.raises(ConfigError, match=words):
+        resolve([Layer("--set", {"method": "pad", "recipe": "none"} | wrong)])
+
+
+def test_the_curriculum_is_that_of_its_keys():
+    config = PADConfig(init_ratio=0.5, rm_epoch_second=70, score_networks=3)
+    assert config.curriculum == Curriculum(init_ratio=0.5, rm_epoch_second=70, score_networks=3)
+    assert type(config.curriculum) is Curriculum
 
 
 def test_the_curriculum_changes_the_experts(tmp_path):

@@ -49,19 +49,61 @@ def test_derivatives_are_float32_and_near_to_exact_ones():
     assert rough.embed(theta, x).dtype == torch.float32
 
 
+def in_bf16(problem):
+    shape = {"channels": problem.data.channels, "size": problem.data.size, "classes": problem.data.num_classes}
+    return replace(problem, network=CompiledNetwork(problem.network.name, precision="bf16", **shape))
+
+
 @pytest.mark.parametrize(("cosine_is", "level"), [(None, logging.INFO), (2.0, logging.WARNING)])
 def test_the_cosine_is_logged_before_a_run(caplog, monkeypatch, tmp_path, cosine_is, level):
     if cosine_is is not None:
         monkeypatch.setattr("condense.precision.LOW", cosine_is)
     condenser = make_condenser("dm")
-    problem = make_problem(condenser, tmp_path)
-    shape = {"channels": problem.data.channels, "size": problem.data.size, "classes": problem.data.num_classes}
-    network = CompiledNetwork(problem.network.name, precision="bf16", **shape)
     with caplog.at_level(logging.INFO, "condense"):
-        found = report_precision(condenser, replace(problem, network=network))
+        found = report_precision(condenser, in_bf16(make_problem(condenser, tmp_path)))
     assert 0.99 < found <= 1.000001
     (record,) = [record for record in caplog.records if "cosine" in record.message]
     assert record.levelno == level and f"{found:.5f}" in record.message and record.message.startswith("bf16")
+
+
+@pytest.mark.parametrize("accepted", [{"bf16"}, {"fp32"}, set()], ids=str)
+def test_where_an_iteration_changes_nothing_there_is_nothing_to_say(accepted, caplog, monkeypatch, tmp_path):
+    """A threshold may be between the losses of the two networks too."""
+    condenser = make_condenser("datm")
+    problem = in_bf16(make_problem(condenser, tmp_path))
+    assert report_precision(condenser, problem) > 0.9
+    step = condenser.step
+
+    def judged_step(state, problem, iteration):
+        condenser.accepts = lambda _: problem.network.precision in accepted
+        return step(state, problem, iteration)
+
+    monkeypatch.setattr(condenser, "step", judged_step)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "condense"):
+        assert report_precision(condenser, problem) is None
+    assert not [record for record in caplog.records if record.name == "condense"]
+
+
+def test_both_changes_are_from_one_start_that_fp32_chose(monkeypatch, tmp_path):
+    """Else bfloat16 might choose other images, and the cosine be about these."""
+    condenser = make_condenser("datm")
+    problem, networks, starts = in_bf16(make_problem(condenser, tmp_path)), [], []
+    init, step = condenser.init, condenser.step
+
+    def watched_init(problem):
+        networks.append(problem.network)
+        return init(problem)
+
+    def watched_step(state, problem, iteration):
+        starts.append((state["images"].clone(), state["labels"].clone()))
+        return step(state, problem, iteration)
+
+    monkeypatch.setattr(condenser, "init", watched_init)
+    monkeypatch.setattr(condenser, "step", watched_step)
+    report_precision(condenser, problem)
+    assert [network.precision for network in networks] == ["fp32"]
+    assert len(starts) == 2 and all(torch.equal(*pair) for pair in zip(*starts, strict=True))
 
 
 def resolved(**values):

@@ -99,12 +99,15 @@ def test_labelled_sets_resume_to_the_same_bits(tmp_path):
 
 def test_experts_reach_the_epoch_of_the_labels():
     reach = {"max_start_epoch": 3, "expert_epochs": 2}
-    assert TESLAConfig(**reach).expert_plan("none").epochs == TESLAConfig(**reach).labelled_at == 4
-    assert TESLAConfig(**reach, label_epoch=2).expert_plan("none").epochs == 4
-    assert TESLAConfig(**reach, label_epoch=9).expert_plan("none").epochs == 9
+    labels = reach | {"teacher_label": True}
+    assert TESLAConfig(**labels).expert_plan("none").epochs == TESLAConfig(**labels).labelled_at == 4
+    assert TESLAConfig(**labels, label_epoch=2).expert_plan("none").epochs == 4
+    assert TESLAConfig(**labels, label_epoch=9).expert_plan("none").epochs == 9
+    assert TESLAConfig(**reach, label_epoch=9).expert_plan("none").epochs == 4
 
 
-def test_an_expert_that_is_not_there_is_refused():
+def test_an_expert_that_is_not_there_is_refused_where_it_is_to_label():
     values = {"method": "tesla", "recipe": "none", "num_experts": 3, "label_expert": 3}
     with pytest.raises(ConfigError, match=r"label_expert = 3: there are num_experts = 3 experts, 0 .. 2"):
-        resolve([Layer("--set", values)])
+        resolve([Layer("--set", values | {"teacher_label": True})])
+    assert not resolve([Layer("--set", values)]).method.uses_label_epoch

@@ -127,22 +127,34 @@ def test_what_is_kept_is_not_computed_again(traced: list[torch.fx.GraphModule]) 
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("budget", [0, 5000, 2**30])
-def test_the_adjoint_keeps_what_its_memory_allows(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
-    """2048 bytes a step: none, those of the last two, or all; and the same derivative."""
+@pytest.mark.parametrize(
+    "sizes, budget, expected",
+    [
+        ([1, 1, 1, 1], 0, [0, 0, 0, 0]),
+        ([1, 1, 1, 1], 5000, [0, 0, 2, 2]),
+        ([1, 1, 1, 1], 2**30, [2, 2, 2, 2]),
+        ([1, 2, 1, 2, 1], 4000, [0, 0, 0, 0, 0]),
+        ([1, 2, 1, 2, 1], 5000, [0, 0, 0, 2, 0]),
+        ([1, 2, 1, 2, 1], 2**30, [0, 2, 0, 2, 0]),
+    ],
+)
+def test_the_adjoint_keeps_what_its_memory_allows(
+    monkeypatch: pytest.MonkeyPatch, sizes: list[int], budget: int, expected: list[int]
+) -> None:
+    """2048 bytes an image: none, those of the last steps, or all, of the largest size; and the same derivative."""
     plain, fast, theta = pair("convnet:width=8")
     monkeypatch.setattr(sys.modules["condense.unroll.adjoint"], "KEEP_BYTES", budget)
     given: list[int] = []
     slope = fast.loss.slope
     monkeypatch.setattr(fast.loss, "slope", lambda *all: given.append(len(all[4])) or slope(*all))
     images, labels, steps = draw(5, 2, 8, 8), torch.arange(5) % 3, []
-    for k in range(4):
-        steps.append(InnerStep(torch.tensor([k % 5]), lambda x: 2 * x))
+    for k, size in enumerate(sizes):
+        steps.append(InnerStep(torch.arange(k, k + size) % 5, lambda x: 2 * x))
     results = [
         adjoint(InnerRun(network.loss, torch.norm, theta, images, labels, torch.tensor(0.1).double(), steps))
         for network in (plain, fast)
     ]
-    assert given == {0: [0, 0, 0, 0], 5000: [2, 2, 0, 0], 2**30: [2, 2, 2, 2]}[budget]
+    assert given[::-1] == expected
     for ours, theirs in ((results[1].images, results[0].images), (results[1].lr, results[0].lr)):
         close(ours, theirs)
 
