@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from condense import api, comparison, estimate, evaluation, rehearsal
+from condense import api, comparison, estimate, evaluation, provide, rehearsal
 from condense.artifact import read_manifest, stored_bytes
 from condense.comparison import FULL_DATA
 from condense.config import Layer, resolve
@@ -19,9 +19,10 @@ from condense.errors import ConfigError
 from condense.estimate import TooLarge, disk, rehearse
 from condense.evaluation import TestSet, load_protocol, protocols
 from condense.experts import TrajectoryStore
-from condense.methods import METHODS, Problem
+from condense.methods import METHODS, DecoupledConfig, Problem
 from condense.networks import Network, paying, program
 from condense.rehearsal import Phase, Rehearsal
+from condense.runs import StopFlag
 
 
 @pytest.fixture(autouse=True)
@@ -124,8 +125,13 @@ def test_a_state_is_no_larger_than_when_it_is_filled(method):
     """Against the size after some iterations: only a queue of networks grows."""
     few = {"batch_real": 8, "num_experts": 1, "num_freqs": 32, "queue_size": 6, "net_every": 1, "net_batch": 8}
     few |= {"net_steps": 1, "inner_loop": 1, "train_images": 8, "batch_train": 8, "syn_steps": 2}
+    few |= {"teachers": ("convnet:width=4,depth=1,norm=batch",), "teacher_epochs": 1, "candidates": 2}
     config = METHODS[method].Config(**{key: n for key, n in few.items() if key in METHODS[method].Config.model_fields})
-    problem = replace(prepared()[1], experts=rehearsal.NearbyExperts(prepared()[1].network))
+    resolved, problem = prepared()
+    problem = replace(problem, experts=rehearsal.NearbyExperts(problem.network))
+    if isinstance(config, DecoupledConfig):
+        resolved = replace(resolved, method=config)
+        problem = replace(problem, pool=provide.pool(resolved, problem, StopFlag())[0])
     condenser = METHODS[method](config)
 
     def size(state):
