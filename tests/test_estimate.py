@@ -175,6 +175,14 @@ def test_evaluation_units_are_those_of_the_run(monkeypatch, tmp_path):
     assert predicted[names[2]] == [2 * 2 * 6, 2]  # 1295 images, 256 a batch
 
 
+@pytest.mark.parametrize("labels, units_of_labels", [("static", 1), ("dynamic", 5)])
+def test_labels_are_made_once_or_epoch_by_epoch(labels, units_of_labels):
+    teachers = {"teachers": ["convnet:width=4,norm=batch"], "teacher_epochs": 1, "label_epochs": 5, "labels": labels}
+    predicted = units(rehearsed(*prepared(**dict.fromkeys(NOT_ITS_OWN) | {"method": "infer"} | teachers)))
+    assert predicted["labels"] == [units_of_labels] and predicted["distillation"] == [1, 4]
+    assert predicted["evaluation of infer"] == [7, 1]
+
+
 def test_what_is_in_the_cache_takes_no_time(tmp_path):
     resolved, problem = prepared(baselines=["random", "herding"], iterations=0)
     whole = units(rehearsed(resolved, problem))
