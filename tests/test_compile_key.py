@@ -96,5 +96,5 @@ def test_what_changes_the_bits_of_a_teacher_changes_the_key_of_a_baseline(baseli
         resolved, problem = api.prepare(
             resolve([Layer("test", {"method": "dm", "network": "mlp", "compile": "off"} | extra)])
         )
-        keys.append(real_images(baseline, resolved.run, problem, StopFlag())[0])
+        keys.append(real_images(baseline, resolved, problem, StopFlag())[0])
     assert (keys[0] != keys[1]) is changes
