@@ -26,6 +26,8 @@ from condense.synthetic import (
 )
 from condense.teachers import SqueezePlan
 
+VIEW = "what a view shows: resized, a part, enlarged; shifted, all of the image, moved by up to an eighth; none, all"
+
 
 class DecoupledConfig(MethodConfig):
     """Keys of the teachers and of the labels."""
@@ -43,9 +45,7 @@ class DecoupledConfig(MethodConfig):
     teacher_batch: int = Field(128, ge=2, description="its batch size")
     label_epochs: int = Field(300, ge=1, description="epochs of views that get labels: those that a student trains")
     label_batch: int = Field(100, ge=2, description="images of a batch of views")
-    label_view: Literal["resized", "shifted", "none"] = Field(
-        "resized", description="a view shows: a part of an image, enlarged; all of it, shifted by up to 4 px; all of it"
-    )
+    label_view: Literal["resized", "shifted", "none"] = Field("resized", description=VIEW)
     label_area: float = Field(0.08, gt=0, le=1, description="smallest part of an image that a resized view shows")
     label_mix: Literal["cutmix", "mixup", "none"] = Field("cutmix", description="how two views become one")
     label_bn: Literal["eval", "batch"] = Field(

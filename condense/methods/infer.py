@@ -25,6 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from condense.methods.base import MethodConfig, Names, NetworkSpec, Problem, register
+from condense.methods.decoupled import VIEW
 from condense.methods.recover import Block, Recover, RecoverConfig, Voter
 from condense.synthetic import (
     MOST_COMPENSATORS,
@@ -57,9 +58,7 @@ class InferConfig(RecoverConfig):
     )
     label_epochs: int = Field(80, ge=1, description="epochs of views that get labels: those that a student trains")
     label_batch: int = Field(64, ge=2, description="images of a batch of views")
-    label_view: Literal["resized", "shifted", "none"] = Field(
-        "shifted", description="a view shows: a part of an image, enlarged; all of it, shifted by up to 4 px; all of it"
-    )
+    label_view: Literal["resized", "shifted", "none"] = Field("shifted", description=VIEW)
     label_mix: Literal["cutmix", "mixup", "none"] = Field("mixup", description="how two views become one")
 
     def groups(self, ipc: int, classes: int) -> int:
