@@ -212,11 +212,13 @@ class Rehearsal:
         return self._tried("teachers", plan.epochs * math.ceil(len(train) / batch), train_on_a_batch)
 
     def _stand_in(self, plan: SqueezePlan) -> Teacher:
-        """In place of a teacher: the network untrained."""
+        """In place of a teacher: the network as it starts, with the statistics of one batch."""
         data, problem = self._problem.data, self._problem
-        part = Inputs(Split(data.train.images[:2], data.train.labels[:2]), problem.preprocessing)
-        once = plan.model_copy(update={"epochs": 1})
-        (module,) = squeeze(once, part, data.train.labels[:2], classes=data.num_classes, seed=0, index=0)
+        few = Split(data.train.images[: plan.batch], data.train.labels[: plan.batch])
+        still = plan.model_copy(update={"epochs": 1, "lr": 1e-30})
+        (module,) = squeeze(
+            still, Inputs(few, problem.preprocessing), few.labels, classes=data.num_classes, seed=0, index=0
+        )
         return Teacher(plan.network, module, 1 / data.num_classes if len(data.validation) else None)
 
     def _training(self, name: str, plan: ExpertPlan, networks: int) -> Phase:

@@ -51,7 +51,7 @@ def cut(x: Tensor, boxes: Tensor, mirrored: Tensor | None = None, size: int | No
     side = x.shape[-1]
     rows, columns = (_interpolation(boxes[:, k], boxes[:, k + 2], side, size or side) for k in (0, 1))
     if mirrored is not None:
-        columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
+        columns = torch.where(mirrored[:, None, None].cpu(), columns.flip(1), columns)
     rows, columns = (matrix.to(x).unsqueeze(1) for matrix in (rows, columns))
     return rows @ x @ columns.mT
 

@@ -49,7 +49,9 @@ class CVDDConfig(PixelsConfig):
         "resized", description="what of the images a teacher sees: all, or a part, enlarged"
     )
     voters: int = Field(2, ge=1, description="teachers that vote on an image; all, if there are fewer")
-    vote: Literal["prior", "equal"] = Field("prior", description="weights of the votes: by held-out accuracy, or equal")
+    vote: Literal["prior", "equal"] = Field(
+        "prior", description="weights in votes and labels: by held-out accuracy, or equal"
+    )
     vote_temperature: float = Field(5.0, gt=0, description="of the votes' softmax over accuracies in percent")
     label_temperature: float = Field(10.0, gt=0, description="of the labels' softmax over accuracies in percent")
     label_batch: int = Field(16, ge=2, description="images of a batch of views")

@@ -50,6 +50,12 @@ class RecoverConfig(DecoupledConfig):
     )
     jitter: int = Field(4, ge=0, description="pixels by which a view is rolled at most, either way down and right")
 
+    def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
+        found = super().misfits(ipc, classes, validation)
+        if self.view == "whole" and self.view_easy:
+            found.append(f"view_easy = {self.view_easy} is for resized views: give view = 'resized'")
+        return found
+
 
 class PixelsConfig(RecoverConfig, PatchConfig):
     """Keys of the methods that learn every pixel of every image."""
@@ -100,7 +106,7 @@ class Recover(Decoupled[C]):
         if c.view == "resized":
             box = draw_boxes(1, size, draws, smallest=self.smallest(iteration))
             mirror = torch.rand(1, generator=draws) < 0.5 if mirrored else None
-            images = cut(images, box, None if mirror is None else mirror.to(images.device))
+            images = cut(images, box, mirror)
         down, right = torch.randint(c.jitter + 1, (2,), generator=draws).tolist()
         return images.roll((down, right), (2, 3))
 
