@@ -130,13 +130,13 @@ def evaluate_robustness(
     """
     provide.refuse(provide.too_few(artifact.manifest.method.ipc, comparison.config, comparison.data))
     labels, protocol = artifact.manifest.labels.kind, comparison.protocol
-    if training_set(artifact).played(protocol) is not None:
+    key, training = artifact_key(artifact.manifest), training_set(artifact)
+    if training.played(protocol) is not None:
         raise ConfigError(
             f"protocol {protocol.name!r} trains on the views of the set's label store, under which other augmentations "
             "cannot be tried. Choose a protocol that does not distil, for example --protocol fair"
         )
     augmentations = dict.fromkeys((protocol.augmentation, *AUGMENTATIONS))
-    key, training = artifact_key(artifact.manifest), training_set(artifact)
 
     def row(
         key: dict[str, Any], make: Callable[[], TrainingSet], kind: str, augmentation: Augmentation, on: str = network

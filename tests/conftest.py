@@ -1,4 +1,4 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent))  # for the package `oracles`
+sys.path.append(str(Path(__file__).parent))  # for the package `oracles` and the module `short`

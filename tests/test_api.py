@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
+from short import short_protocols
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -13,7 +13,7 @@ import condense
 from condense import api
 from condense.errors import ConfigError, DataError
 from condense.evaluation import TestSet as HeldOut
-from condense.evaluation import TrainingSet, evaluate, load_protocol, protocols
+from condense.evaluation import TrainingSet, evaluate, load_protocol
 from condense.rng import generator
 
 CLASSES = 3
@@ -26,12 +26,8 @@ class Mine(nn.Sequential):
 
 @pytest.fixture(scope="module", autouse=True)
 def short(tmp_path_factory):
-    """A cache of our own, and protocols of a few steps."""
-    changes = {"epochs": 3, "full_data_epochs": 1, "networks": 2}
-    quick, fair = (replace(load_protocol(name), **changes) for name in ("quick", "fair"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CONDENSE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(protocols, "load_protocols", lambda: {"quick": quick, "fair": fair})
+    changes = {"epochs": 3, "full_data_epochs": 1}
+    with short_protocols(tmp_path_factory.mktemp("cache"), {"quick": changes, "fair": changes}):
         yield
 
 

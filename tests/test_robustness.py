@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from short import short_protocols
 
 from condense import api, comparison, robustness
 from condense.artifact import DatasetRecord, MethodRecord, load_artifact, save_artifact
-from condense.evaluation import Evaluation, load_protocol, protocols
+from condense.evaluation import Evaluation, load_protocol
 from condense.evaluation import TestSet as HeldOut
 from condense.evaluation.scores import ars, lrs
 from condense.methods import METHODS
@@ -88,13 +89,9 @@ def test_another_augmentation_changes_that_alone():
 
 @pytest.fixture(scope="module", autouse=True)
 def short(tmp_path_factory):
-    """A cache of our own, and protocols of a few steps."""
     names = {"quick": {"epochs": 2, "full_data_epochs": 1}, "fair": {"epochs": 2, "full_data_epochs": 1}}
     names |= {"idc1000": {"epochs": 1, "full_data_epochs": 1}}
-    short = {name: replace(load_protocol(name), networks=2, **changes) for name, changes in names.items()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CONDENSE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(protocols, "load_protocols", lambda: short)
+    with short_protocols(tmp_path_factory.mktemp("cache"), names):
         yield
 
 

@@ -5,24 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from short import short_protocols
 
 from condense import api, comparison
 from condense.artifact import DatasetRecord, MethodRecord, load_artifact, read_manifest, save_artifact
 from condense.cli.report import manifest_text
 from condense.comparison import artifact_key
 from condense.errors import ConfigError
-from condense.evaluation import load_protocol, protocols
 from condense.rng import generator
 from condense.synthetic import DistilledSet, LabelStore, draw_views
 
 
 @pytest.fixture(scope="module", autouse=True)
 def short(tmp_path_factory):
-    """A cache of our own, and protocols of a few steps."""
-    short = {name: replace(load_protocol(name), epochs=2, networks=2) for name in ("quick", "kd_small")}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CONDENSE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(protocols, "load_protocols", lambda: short)
+    with short_protocols(tmp_path_factory.mktemp("cache"), {"quick": {"epochs": 2}, "kd_small": {"epochs": 2}}):
         yield
 
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from condense.methods.base import MethodConfig, Names, Need, NetworkSpec, Problem
+from condense.methods.base import MethodConfig, Metrics, Names, Need, NetworkSpec, Problem
 from condense.synthetic import (
     DistilledSet,
     LabelStore,
@@ -86,6 +86,10 @@ class Decoupled(Generic[C]):
     def __init__(self, config: MethodConfig) -> None:
         assert type(config) is self.Config
         self.config = cast(C, config)
+
+    def step(self, state: State, problem: Problem, iteration: int) -> Metrics:  # noqa: ARG002
+        """By default nothing is learned: such methods run for 0 iterations."""
+        raise AssertionError(f"{self.name} has no iterations")
 
     def fill(self, state: State) -> None:
         """Nothing to do: a state keeps its size."""

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from condense import rng
-from condense.methods.base import MethodConfig, Metrics, Problem, register
+from condense.methods.base import MethodConfig, Problem, register
 from condense.methods.coreset import CoresetConfig
 from condense.methods.decoupled import Decoupled, DecoupledConfig
 from condense.synthetic import LabelStore, State, Views, sample_per_class
@@ -92,10 +92,6 @@ class KDSubset(Decoupled[KDSubsetConfig]):
 
     def init(self, problem: Problem) -> State:
         return {"images": problem.preprocessing(problem.data.train.images[self.pick(problem)])}
-
-    def step(self, state: State, problem: Problem, iteration: int) -> Metrics:  # noqa: ARG002
-        """Nothing is learned: it runs for 0 iterations."""
-        raise AssertionError("kd_subset has no iterations")
 
     def store(self, problem: Problem, images: Tensor, labels: Tensor, views: Views) -> LabelStore:
         return replace(super().store(problem, images, labels, views), weight=self.alpha(problem))

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from condense.methods.base import MethodConfig, Metrics, Problem, register
+from condense.methods.base import MethodConfig, Problem, register
 from condense.methods.decoupled import Decoupled, DecoupledConfig
 from condense.methods.patches import PatchConfig, patched_images
 from condense.synthetic import State
@@ -33,7 +33,3 @@ class RDED(Decoupled[RDEDConfig]):
     def init(self, problem: Problem) -> State:
         """The first of the teachers chooses."""
         return {"images": patched_images(problem, problem.pool[0], self.config)}
-
-    def step(self, state: State, problem: Problem, iteration: int) -> Metrics:  # noqa: ARG002
-        """Nothing is learned: it runs for 0 iterations."""
-        raise AssertionError("rded has no iterations")

@@ -9,10 +9,13 @@ import torch
 
 from condense import rng
 from condense.augment import DSA
+from condense.comparison import training_set
 from condense.data import Inputs, Preprocessing, RealData, Split, fit_preprocessing
+from condense.evaluation import Protocol, TestSet, evaluate
 from condense.experts import TrajectoryStore, rank_by_difficulty, train_expert
 from condense.methods import METHODS, Condenser, DecoupledConfig, ExpertConfig, Need, Problem, TeacherConfig
 from condense.networks import Network
+from condense.synthetic import DistilledSet
 from condense.teachers import SqueezePlan, Teacher, held_out_accuracy, squeeze
 from condense.unroll import Unrolled
 
@@ -180,6 +183,22 @@ def states(condenser: Condenser, problem: Problem, iterations: int = 4) -> Itera
 def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def accuracies(made: DistilledSet, problem: Problem, network: str, protocol: Protocol) -> tuple[float, ...]:
+    """Of three fresh networks that are trained on a set of the small problem, without augmentation."""
+    test = TestSet(problem.data.test.images, problem.data.test.labels, preprocess=problem.preprocessing)
+    return evaluate(
+        training_set(made),
+        test,
+        network,
+        classes=CLASSES,
+        protocol=protocol,
+        dsa="none",
+        seed=0,
+        device=torch.device("cpu"),
+        n=3,
+    ).values
 
 
 def make_condenser(name: str, **values: Any) -> Condenser:

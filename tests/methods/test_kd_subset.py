@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from problems import blobs, make_condenser, make_problem
+from problems import accuracies, blobs, make_condenser, make_problem
 
 from condense import api, rng
 from condense.comparison import baseline, training_set
 from condense.config import Layer, check_baseline, resolve
-from condense.evaluation import TestSet, evaluate, load_protocol
+from condense.evaluation import load_protocol
 from condense.methods import DecoupledConfig
 from condense.methods.kd_subset import KDSubsetConfig
 from condense.teachers import hardness
@@ -135,19 +135,7 @@ def test_no_alpha_is_written_none():
 
 def values(distilled, problem):
     """Accuracies of students that play the labels back."""
-    test = TestSet(problem.data.test.images, problem.data.test.labels, preprocess=problem.preprocessing)
-    protocol = replace(load_protocol("kd_small"), lr=0.02)
-    return evaluate(
-        training_set(distilled),
-        test,
-        "convnet:width=4,depth=2",
-        classes=3,
-        protocol=protocol,
-        dsa="none",
-        seed=0,
-        device=torch.device("cpu"),
-        n=3,
-    ).values
+    return accuracies(distilled, problem, "convnet:width=4,depth=2", replace(load_protocol("kd_small"), lr=0.02))
 
 
 def test_students_learn_by_alpha(tmp_path):

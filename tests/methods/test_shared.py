@@ -4,15 +4,16 @@ import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import get_args
 
 import pytest
 import torch
-from problems import SMALL, blobs, make_condenser, make_problem, relative_error
+from problems import SMALL, accuracies, blobs, make_condenser, make_problem, relative_error
 from torch import nn
 
 from condense.config import Layer, find_row, resolve, rows
-from condense.evaluation import TestSet, TrainingSet, evaluate, load_protocol
+from condense.evaluation import load_protocol
 from condense.methods import METHODS
 from condense.methods.decoupled import Decoupled
 from condense.methods.learned import Learned
@@ -365,23 +366,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(name, tmp_path):
 @pytest.mark.parametrize("name", LEARNING)
 def test_the_set_is_at_least_as_good_as_where_it_started(name, tmp_path):
     condenser, problem, state, _ = run(name, tmp_path, 30, ipc=LEAST_IPC.get(name, 1))
-    test = TestSet(problem.data.test.images, problem.data.test.labels, preprocess=problem.preprocessing)
     protocol = replace(load_protocol("quick"), epochs=80, lr=0.03)
 
     def accuracy(made):
-        made = made.decoded()
-        training = TrainingSet(made.images, made.labels, lr=made.lr)
-        return evaluate(
-            training,
-            test,
-            problem.network.name,
-            classes=3,
-            protocol=protocol,
-            dsa="none",
-            seed=0,
-            device=torch.device("cpu"),
-            n=3,
-        ).mean
+        return fmean(accuracies(made, problem, problem.network.name, protocol))
 
     made, begun = (condenser.distilled(held, problem) for held in (state, condenser.init(problem)))
     assert accuracy(made) >= accuracy(begun) - 0.01
