@@ -188,7 +188,7 @@ def real_images(
     if isinstance(config, TeacherConfig):
         key["teacher"] = provide.teacher_file(resolved, problem).stem  # its bits depend on more than the above
     if isinstance(config, DecoupledConfig):
-        plans = provide.numbered(config.plans(resolved.run.dsa))
+        plans = provide.pool_plans(resolved, problem.data)
         key["pool"] = [provide.pool_file(resolved, problem, plan, index).stem for plan, index in plans]
     return key | config.model_dump(mode="json"), make
 

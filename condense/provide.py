@@ -29,6 +29,7 @@ from condense.networks import (
     CompiledNetwork,
     Network,
     Precision,
+    canonical,
     compiling_pays,
     has_compiler,
     operations,
@@ -393,9 +394,8 @@ def pool(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[tuple[Te
 
     A stop is obeyed between two epochs; the teacher it interrupts is trained again next time, to the same bits.
     """
-    assert isinstance(resolved.method, DecoupledConfig)
     teachers, total = [], NOTHING
-    for plan, index in numbered(resolved.method.plans(resolved.run.dsa)):
+    for plan, index in pool_plans(resolved, problem.data):
         held = held_in_pool(resolved, problem, plan, index)
         if held is None:
             held = _squeezed(problem, plan, index, stop)
@@ -410,10 +410,18 @@ def pool(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[tuple[Te
     return tuple(teachers), total
 
 
-def numbered(plans: Sequence[SqueezePlan]) -> Iterator[tuple[SqueezePlan, int]]:
-    """Each plan, with the number of equal ones before it: a network is the same in every pool that has it."""
-    for place, plan in enumerate(plans):
-        yield plan, plans[:place].count(plan)
+def pool_plans(resolved: Resolved, data: RealData) -> list[tuple[SqueezePlan, int]]:
+    """How each teacher of the run is trained, by its network's canonical name, and the number of equal ones before it.
+
+    So a teacher is the same in every pool that has it, however its network is spelt.
+    """
+    assert isinstance(resolved.method, DecoupledConfig)
+    where = {"channels": data.channels, "size": data.size, "classes": data.num_classes}
+    plans = [
+        plan.model_copy(update={"network": canonical(plan.network, **where)})
+        for plan in resolved.method.plans(resolved.run.dsa)
+    ]
+    return [(plan, plans[:place].count(plan)) for place, plan in enumerate(plans)]
 
 
 def _squeezed(problem: Problem, plan: SqueezePlan, index: int, stop: StopFlag) -> tuple[Teacher, Cost]:
@@ -426,8 +434,7 @@ def _squeezed(problem: Problem, plan: SqueezePlan, index: int, stop: StopFlag) -
             module = trained
     held_out = Inputs(data.validation, problem.preprocessing)
     accuracy = held_out_accuracy(module, held_out, data.validation.labels)
-    name = build_network(plan.network, data).name
-    return Teacher(name, module, accuracy), meter.read()
+    return Teacher(plan.network, module, accuracy), meter.read()
 
 
 def held_in_pool(resolved: Resolved, problem: Problem, plan: SqueezePlan, index: int) -> tuple[Teacher, Cost] | None:
@@ -436,7 +443,7 @@ def held_in_pool(resolved: Resolved, problem: Problem, plan: SqueezePlan, index:
         held = load(pool_file(resolved, problem, plan, index).read_bytes())
         accuracy, seconds, peak_bytes = held.pop("numbers").tolist()
         kept = Teacher.from_state(
-            build_network(plan.network, problem.data).name,
+            plan.network,
             {name: tensor.to(problem.device) for name, tensor in held.items()},
             channels=problem.data.channels,
             size=problem.data.size,

@@ -188,7 +188,7 @@ class Rehearsal:
         if Need.POOL in needs:
             assert isinstance(method, DecoupledConfig)
             teachers = []
-            for squeezed, index in provide.numbered(method.plans(resolved.run.dsa)):
+            for squeezed, index in provide.pool_plans(resolved, problem.data):
                 found = provide.held_in_pool(resolved, problem, squeezed, index)
                 file = provide.pool_file(resolved, problem, squeezed, index)
                 if found is None and file not in self._taught:

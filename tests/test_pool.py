@@ -13,6 +13,7 @@ from condense.config import Layer, resolve
 from condense.errors import NumericsError
 from condense.runs import StopFlag
 
+WHOLE_NAMES = [f"convnet:width={width},depth=1,norm=batch,pooling=avg,activation=relu" for width in (4, 8)]
 SMALL = {
     "network": "convnet:width=4,depth=1",
     "recipe": "none",
@@ -61,17 +62,20 @@ def same(one, other):
 
 def test_teachers_are_trained_once_for_all_methods_that_name_them(trained):
     first, cost = pool("rded")
-    assert trained == SMALL["teachers"] and cost.seconds > 0
+    assert trained == WHOLE_NAMES and cost.seconds > 0
     second, again = pool("cvdd", teacher_optimizer="sgd", teacher_weight_decay=5e-4, teacher_batch=128)
-    assert trained == SMALL["teachers"] and again == cost  # what it took then
+    assert trained == WHOLE_NAMES and again == cost  # what it took then
     assert all(same(*pair) and pair[0].accuracy == pair[1].accuracy for pair in zip(first, second, strict=True))
     (one,), _ = pool("rded", teachers=SMALL["teachers"][1:])  # in another place of another pool
-    assert trained == SMALL["teachers"] and same(one, first[1])
+    assert trained == WHOLE_NAMES and same(one, first[1])
 
 
-def test_two_teachers_of_one_kind_differ(trained):
-    (one, other), _ = pool(teachers=SMALL["teachers"][:1] * 2)
+@pytest.mark.parametrize("spelling", [SMALL["teachers"][0], "convnet:norm=batch,depth=1,width=4", WHOLE_NAMES[0]])
+def test_two_teachers_of_one_kind_differ_however_it_is_spelt(spelling, trained):
+    (one, other), _ = pool(teachers=[SMALL["teachers"][0], spelling])
     assert len(trained) == 2 and not same(one, other)
+    (alone,), _ = pool(teachers=[spelling])
+    assert len(trained) == 2 and same(alone, one)
 
 
 @pytest.mark.parametrize(
