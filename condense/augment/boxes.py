@@ -49,19 +49,21 @@ def cut(x: Tensor, boxes: Tensor, mirrored: Tensor | None = None, size: int | No
     image gives back its bits.
     """
     side = x.shape[-1]
+    boxes = boxes.to(x.device, torch.float64)
     rows, columns = (_interpolation(boxes[:, k], boxes[:, k + 2], side, size or side) for k in (0, 1))
     if mirrored is not None:
-        columns = torch.where(mirrored[:, None, None].cpu(), columns.flip(1), columns)
-    rows, columns = (matrix.to(x).unsqueeze(1) for matrix in (rows, columns))
+        columns = torch.where(mirrored[:, None, None].to(x.device), columns.flip(1), columns)
+    rows, columns = (matrix.to(x.dtype).unsqueeze(1) for matrix in (rows, columns))
     return rows @ x @ columns.mT
 
 
 def _interpolation(first: Tensor, length: Tensor, side: int, size: int) -> Tensor:
     """Weights [n, size, side]: each of `size` pixels from those `first` .. `first + length - 1` of `side`."""
-    first, length = (t[:, None, None].double().cpu() for t in (first, length))
-    pixels = torch.arange(-side, 2 * side, dtype=torch.float64)
+    first, length = first[:, None, None], length[:, None, None]
+    before, after = int((-first).max().clamp(min=0)), int((first + length - side).max().clamp(min=0))
+    pixels = torch.arange(-before, side + after, dtype=first.dtype, device=first.device)
     scale = length / size
-    centres = first + (torch.arange(size, dtype=torch.float64)[:, None] + 0.5) * scale - 0.5
+    centres = first + (torch.arange(size, dtype=first.dtype, device=first.device)[:, None] + 0.5) * scale - 0.5
     weights = (1 - (centres - pixels).abs() / scale.clamp(min=1)).clamp(min=0)
     weights = weights * ((pixels >= first) & (pixels < first + length))
-    return (weights / weights.sum(2, keepdim=True))[:, :, side : 2 * side]
+    return (weights / weights.sum(2, keepdim=True))[:, :, before : before + side]
