@@ -3,10 +3,11 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -37,6 +38,7 @@ from condense.networks import (
 from condense.runs import ProgressDisplay, StopFlag, progress
 from condense.teachers import SqueezePlan, Teacher, held_out_accuracy, squeeze
 
+T = TypeVar("T")
 NUMERICS = 1
 """Raised when a change of the code changes the bits of an expert, a teacher or an evaluation: what is kept is stale."""
 
@@ -357,18 +359,29 @@ def _rank(problem: Problem, plan: ExpertPlan, stop: StopFlag) -> list[Tensor]:
 
 def teacher(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[Tensor, Cost]:
     """Parameters [P] of one network trained on the training split, from the cache if they are there; and their cost."""
-    held = held_teacher(resolved, problem)
-    if held is not None:
-        return held
-    assert isinstance(resolved.method, TeacherConfig)
-    plan, meter = resolved.method.teacher_plan(resolved.run.dsa), Meter(problem.device)
-    with progress(plan.epochs, 0, "teacher") as display:
-        *_, theta = _watched(_train(problem, plan, 0, "teacher"), display, 0, stop)
-    cost, file = meter.read(), teacher_file(resolved, problem)
+    file = teacher_file(resolved, problem)
+
+    def train() -> tuple[Tensor, Cost]:
+        assert isinstance(resolved.method, TeacherConfig)
+        plan, meter = resolved.method.teacher_plan(resolved.run.dsa), Meter(problem.device)
+        with progress(plan.epochs, 0, "teacher") as display:
+            *_, theta = _watched(_train(problem, plan, 0, "teacher"), display, 0, stop)
+        cost = meter.read()
+        kept = {"theta": theta.cpu(), "cost": torch.tensor([cost.seconds, cost.peak_bytes], dtype=torch.float64)}
+        write_atomic(file, save(kept))
+        return theta.to(problem.device), cost
+
+    return _once(file, lambda: held_teacher(resolved, problem), train, stop)
+
+
+def _once(file: Path, look: Callable[[], T | None], make: Callable[[], T], stop: StopFlag) -> T:
+    """What `look` finds in the cache, at `file`; else `make` puts it there, in one process while the others wait."""
+    if (found := look()) is not None:
+        return found
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"theta": theta.cpu(), "cost": torch.tensor([cost.seconds, cost.peak_bytes], dtype=torch.float64)}
-    write_atomic(file, save(kept))
-    return theta.to(problem.device), cost
+    with lock(file.with_suffix(".lock"), wait=stop.check):
+        found = look()  # as another process may just have left it
+        return make() if found is None else found
 
 
 def held_teacher(resolved: Resolved, problem: Problem) -> tuple[Tensor, Cost] | None:
@@ -392,21 +405,19 @@ def teacher_file(resolved: Resolved, problem: Problem) -> Path:
 def pool(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[tuple[Teacher, ...], Cost]:
     """The run's teachers, each from the cache if it is there; and what their training took in all.
 
-    A stop is obeyed between two epochs; the teacher it interrupts is trained again next time, to the same bits.
+    A stop is obeyed between two epochs; the teacher it interrupts is trained again next time, to the same bits. While
+    another process trains a teacher, this one waits for it.
     """
     teachers, total = [], NOTHING
     for plan, index in pool_plans(resolved, problem.data):
-        held = held_in_pool(resolved, problem, plan, index)
-        if held is None:
-            held = _squeezed(problem, plan, index, stop)
-            file = pool_file(resolved, problem, plan, index)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            made, cost = held
-            accuracy = torch.nan if made.accuracy is None else made.accuracy
-            numbers = torch.tensor([accuracy, cost.seconds, cost.peak_bytes], dtype=torch.float64)
-            write_atomic(file, save({**made.state(), "numbers": numbers}))
-        teachers.append(held[0])
-        total = Cost(total.seconds + held[1].seconds, max(total.peak_bytes, held[1].peak_bytes))
+        found, cost = _once(
+            pool_file(resolved, problem, plan, index),
+            partial(held_in_pool, resolved, problem, plan, index),
+            partial(_squeezed, resolved, problem, plan, index, stop),
+            stop,
+        )
+        teachers.append(found)
+        total = Cost(total.seconds + cost.seconds, max(total.peak_bytes, cost.peak_bytes))
     return tuple(teachers), total
 
 
@@ -424,7 +435,10 @@ def pool_plans(resolved: Resolved, data: RealData) -> list[tuple[SqueezePlan, in
     return [(plan, plans[:place].count(plan)) for place, plan in enumerate(plans)]
 
 
-def _squeezed(problem: Problem, plan: SqueezePlan, index: int, stop: StopFlag) -> tuple[Teacher, Cost]:
+def _squeezed(
+    resolved: Resolved, problem: Problem, plan: SqueezePlan, index: int, stop: StopFlag
+) -> tuple[Teacher, Cost]:
+    """A teacher, trained and put into the cache; and what it took."""
     data, meter = problem.data, Meter(problem.device)
     epochs = squeeze(plan, problem.inputs, data.train.labels, classes=data.num_classes, seed=problem.seed, index=index)
     with progress(plan.epochs, 0, f"teacher {plan.network}") as display:
@@ -433,8 +447,11 @@ def _squeezed(problem: Problem, plan: SqueezePlan, index: int, stop: StopFlag) -
             display.update(epoch, {})
             module = trained
     held_out = Inputs(data.validation, problem.preprocessing)
-    accuracy = held_out_accuracy(module, held_out, data.validation.labels)
-    return Teacher(plan.network, module, accuracy), meter.read()
+    made = Teacher(plan.network, module, held_out_accuracy(module, held_out, data.validation.labels))
+    cost, accuracy = meter.read(), torch.nan if made.accuracy is None else made.accuracy
+    numbers = torch.tensor([accuracy, cost.seconds, cost.peak_bytes], dtype=torch.float64)
+    write_atomic(pool_file(resolved, problem, plan, index), save({**made.state(), "numbers": numbers}))
+    return made, cost
 
 
 def held_in_pool(resolved: Resolved, problem: Problem, plan: SqueezePlan, index: int) -> tuple[Teacher, Cost] | None:
@@ -456,8 +473,10 @@ def held_in_pool(resolved: Resolved, problem: Problem, plan: SqueezePlan, index:
 
 
 def pool_file(resolved: Resolved, problem: Problem, plan: SqueezePlan, index: int) -> Path:
-    """Where a teacher of the pool is or will be."""
+    """Where a teacher of the pool is or will be. One that was trained on another type of device is another teacher."""
     identity = _training_identity(resolved.run, problem) | plan.model_dump() | {"index": index, "squeezed": True}
+    if problem.device.type != "cpu":
+        identity["device"] = problem.device.type
     return cache_dir() / "teachers" / f"{digest(identity)[:32]}.safetensors"
 
 

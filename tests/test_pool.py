@@ -11,6 +11,7 @@ from condense.artifact.tensors import stored_bytes
 from condense.comparison import baseline
 from condense.config import Layer, resolve
 from condense.errors import NumericsError
+from condense.locks import lock
 from condense.runs import StopFlag
 
 WHOLE_NAMES = [f"convnet:width={width},depth=1,norm=batch,pooling=avg,activation=relu" for width in (4, 8)]
@@ -93,9 +94,31 @@ def test_what_does_not_decide_a_teacher_is_no_part_of_its_name(trained):
     assert len(trained) == 2
 
 
+def test_a_teacher_of_another_type_of_device_is_another_and_names_on_the_cpu_stay():
+    """The name is that of the first version, whose files are still found."""
+    resolved, problem = prepared(device="cpu")
+    elsewhere = replace(problem, data=problem.data.to(torch.device("meta")))
+    (plan, index), _ = provide.pool_plans(resolved, problem.data)
+    here, there = (provide.pool_file(resolved, each, plan, index) for each in (problem, elsewhere))
+    assert here.name == "fb7592a6b4f2062413a7cee20a7d7b14.safetensors" != there.name
+
+
+def test_who_waited_for_a_teacher_then_does_not_train_it(trained, monkeypatch):
+    """The process that has the lock trains the first meanwhile, and nobody the second."""
+
+    def locked_by_another(path, wait):
+        monkeypatch.setattr(provide, "lock", lock)
+        pool(teachers=SMALL["teachers"][:1])
+        return lock(path, wait)
+
+    monkeypatch.setattr(provide, "lock", locked_by_another)
+    pool()
+    assert trained == WHOLE_NAMES
+
+
 def test_a_teacher_that_is_damaged_is_trained_again_to_the_same_bits(trained, tmp_path):
     before, _ = pool()
-    files = sorted((tmp_path / "cache" / "teachers").iterdir())
+    files = sorted((tmp_path / "cache" / "teachers").glob("*.safetensors"))
     files[0].write_bytes(files[0].read_bytes()[:-7])
     after, _ = pool()
     assert len(trained) == 3 and all(same(*pair) for pair in zip(before, after, strict=True))
@@ -129,7 +152,7 @@ def test_a_stop_is_obeyed_between_two_epochs_of_a_teacher(monkeypatch):
 def test_a_teacher_that_diverges_is_not_kept(tmp_path):
     with pytest.raises(NumericsError, match=r"teacher 0 .* not\s+finite"):
         pool(teacher_lr=1e30)
-    assert not list((tmp_path / "cache").glob("teachers/*"))
+    assert not list((tmp_path / "cache").glob("teachers/*.safetensors"))
 
 
 def test_a_run_keeps_its_labels_and_says_what_all_of_it_took(tmp_path, trained):
