@@ -20,7 +20,7 @@ from condense.config import EvaluationConfig, Resolved, RunConfig
 from condense.costs import NOTHING, Cost, Meter
 from condense.data import Inputs, RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError, DataError
-from condense.evaluation import NO_VALIDATION, load_protocol
+from condense.evaluation import NO_VALIDATION, load_protocol, load_protocols
 from condense.experts import ExpertPlan, Stream, TrajectoryStore, rank_by_difficulty, train_expert
 from condense.files import write_atomic
 from condense.locks import lock
@@ -32,9 +32,11 @@ from condense.networks import (
     Precision,
     canonical,
     compiling_pays,
+    create,
     has_compiler,
     operations,
 )
+from condense.rng import isolated
 from condense.runs import ProgressDisplay, StopFlag, progress
 from condense.teachers import SqueezePlan, Teacher, held_out_accuracy, squeeze
 
@@ -74,19 +76,21 @@ def check_run(resolved: Resolved, data: RealData) -> None:
     """Raise ConfigError where the configuration does not fit the data, with all that is wrong.
 
     A class with too few training images, a network or teacher that does not take the images or lacks what a method
-    needs of it, a use of the validation split without one.
+    needs of it, a use of the validation split without one, a key that does not apply, a label store that the protocol
+    does not play back.
     """
     r, method = resolved.run, resolved.method
     problems = too_few(r.ipc, r, data, method.real_per_class(r.ipc))
     problems += method.misfits(r.ipc, data.num_classes, len(data.validation))
     if isinstance(method, DecoupledConfig):
-        problems += _misfits(method.teachers, data)
-        without = {"precision": "fp32", "micro_batch": None, "memory_limit": None}
+        problems += _misfits(method.teachers, data) or _in_vain(method, data)
+        without = {"compile": ("auto", "off"), "precision": ("fp32",), "micro_batch": (None,), "memory_limit": (None,)}
         problems += [
             f"{key} = {getattr(r, key)!r} does not apply to method {r.method!r}, which works with teachers; take it out"
-            for key, default in without.items()
-            if getattr(r, key) != default
+            for key, idle in without.items()
+            if getattr(r, key) not in idle
         ]
+    problems += _unplayed(resolved)
     if r.eval_every and not len(data.validation):
         problems.append("eval_every needs a validation split: set validation above 0, or eval_every to 0")
     misfits = list(dict.fromkeys(_misfits((r.network,), data, r.micro_batch) + _misfits(r.networks, data)))
@@ -121,6 +125,35 @@ def _misfits(networks: Sequence[str], data: RealData, micro_batch: int | None = 
         except ConfigError as error:
             problems.append(str(error))
     return problems
+
+
+def _in_vain(method: DecoupledConfig, data: RealData) -> list[str]:
+    """What the method will ask of its teachers in vain."""
+    where = {"channels": data.channels, "size": data.size, "classes": data.num_classes}
+    with isolated(0, "check"):
+        teachers = [Teacher(spec, create(spec, **where), None) for spec in dict.fromkeys(method.teachers)]
+        images = torch.randn(2, data.channels, data.size, data.size)
+    problems = []
+    for trial in method.trials(teachers, images):
+        try:
+            trial()
+        except ConfigError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(problems))
+
+
+def _unplayed(resolved: Resolved) -> list[str]:
+    """What is wrong if the method or a baseline has labels in a store, and the protocol does not play that back."""
+    r = resolved.run
+    configs = {name: METHODS[name].Config() for name in r.baselines} | {r.method: resolved.method}
+    stored = [name for name, config in configs.items() if isinstance(config, DecoupledConfig) and config.stores_labels]
+    if not stored or load_protocol(r.protocol).temperature is not None:
+        return []
+    distilling = [name for name, protocol in load_protocols().items() if protocol.temperature is not None]
+    return [
+        f"protocol = {r.protocol!r} trains on the hard labels alone, and those of {' and '.join(stored)} are what "
+        f"teachers say of views. Choose a protocol that distils: {', '.join(distilling)}"
+    ]
 
 
 def _unchosen(config: EvaluationConfig, data: RealData) -> list[str]:

@@ -1,7 +1,9 @@
 """The teachers of decoupled methods: trained once, kept, and shared by all runs that name the same."""
 
+import re
 from dataclasses import replace
 
+import numpy
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from condense.artifact import load_artifact, read_manifest
 from condense.artifact.tensors import stored_bytes
 from condense.comparison import baseline
 from condense.config import Layer, resolve
-from condense.errors import NumericsError
+from condense.errors import ConfigError, NumericsError
 from condense.locks import lock
 from condense.runs import StopFlag
 
@@ -133,6 +135,54 @@ def test_accuracies_are_of_the_validation_split():
     assert teacher.accuracy == pytest.approx(float(expected))
     (without, _), _ = pool(validation=0.0)
     assert without.accuracy is None
+
+
+CONVNET, MLP, VGG = "convnet:width=4,depth=2,norm=batch", "mlp", "vgg11:width=4,norm=batch"
+REFUSED = {
+    "no statistics to recover from": ("sre2l", {"teachers": [CONVNET, "convnet:width=4", MLP]}, 2, "has no batch norm"),
+    "no map to choose patches by": ("sre2l", {"teachers": [MLP], "init": "critical"}, 2, "no class activation maps"),
+    "a map of one position": ("nrrdd", {"teachers": [VGG, CONVNET]}, 1, "image of 8 px at a single position"),
+    "no last layer": (
+        "kd_subset",
+        {"teachers": ["torchvision:squeezenet1_1"], "score": "grand", "score_epochs": 1, "dataset": "npz:large.npz"},
+        1,
+        "no last-layer gradients",
+    ),
+    "labels that nobody reads": ("rded", {"protocol": "quick"}, 1, "of rded are .* Choose .*: kd300, kd400, kd_small"),
+    "the same of a baseline": (
+        "infer",
+        {"protocol": "quick", "ipc": 2, "baselines": ["random", "kd_subset"]},
+        1,
+        "those of kd_subset are what teachers say",
+    ),
+}
+
+
+@pytest.mark.parametrize("method, values, lines, words", REFUSED.values(), ids=REFUSED.keys())
+def test_what_would_be_in_vain_is_refused_before_any_work(method, values, lines, words, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draws = torch.Generator().manual_seed(0)
+    large = {"x": torch.rand(8, 1, 64, 64, generator=draws).numpy(), "y": torch.arange(8).numpy() % 2}
+    numpy.savez("large.npz", x_train=large["x"], y_train=large["y"], x_test=large["x"], y_test=large["y"])
+    with pytest.raises(ConfigError) as caught:
+        prepared(method, **values)
+    assert not trained and len(str(caught.value).splitlines()) == lines
+    assert all(re.search(words, line) for line in str(caught.value).splitlines()[-1:]), caught.value
+
+
+def test_a_first_teacher_of_several_positions_may_have_others_after_it():
+    prepared("nrrdd", teachers=[CONVNET, VGG])
+    prepared("infer", protocol="quick", ipc=2)  # whose labels are those of the set
+
+
+def test_methods_whose_labels_are_teachers_have_a_protocol_that_distils():
+    def protocol(method, **values):
+        found = resolve([Layer("here", {"method": method, "dataset": "mnist"} | values)])
+        return found.run.protocol, found.origins["protocol"]
+
+    assert protocol("rded") == ("kd_small", "method rded")
+    assert protocol("rded", protocol="quick") == ("quick", "here")
+    assert protocol("rded", dataset="cifar10")[0] == "kd300" and protocol("random") == ("quick", "default")
 
 
 def test_a_stop_is_obeyed_between_two_epochs_of_a_teacher(monkeypatch):

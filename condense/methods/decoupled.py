@@ -6,6 +6,7 @@ a student will train, each image is cut, mirrored and mixed, and the teachers sa
 say is kept with the numbers that make the view again, as Shen and Xing do (FKD, ECCV 2022, arXiv 2112.01528).
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast
 
 import torch
@@ -24,7 +25,7 @@ from condense.synthetic import (
     parts,
     relabel,
 )
-from condense.teachers import SqueezePlan
+from condense.teachers import SqueezePlan, Teacher
 
 VIEW = "what a view shows: resized, a part, enlarged; shifted, all of the image, moved by up to an eighth; none, all"
 
@@ -70,6 +71,19 @@ class DecoupledConfig(MethodConfig):
             )
             for spec in self.teachers
         ]
+
+    def trials(self, teachers: Sequence[Teacher], images: Tensor) -> Iterator[Callable[[], object]]:  # noqa: ARG002
+        """What the method will ask of its teachers, to be tried before they are trained.
+
+        `teachers` are untrained, each kind once and in their order; `images` [2, ch, s, s] are of no meaning. Calling
+        one raises ConfigError if it is asked in vain.
+        """
+        yield from ()
+
+    @property
+    def stores_labels(self) -> bool:
+        """Whether the set has a label store, of which only protocols that distil take notice."""
+        return True
 
 
 C = TypeVar("C", bound=DecoupledConfig)

@@ -61,6 +61,11 @@ class InferConfig(RecoverConfig):
     label_view: Literal["resized", "shifted", "none"] = Field("shifted", description=VIEW)
     label_mix: Literal["cutmix", "mixup", "none"] = Field("mixup", description="how two views become one")
 
+    @property
+    def stores_labels(self) -> bool:
+        """Static labels are those of the set itself."""
+        return self.labels == "dynamic"
+
     def groups(self, ipc: int, classes: int) -> int:
         """K"""
         return ipc * classes // (classes + len(self.teachers))

@@ -12,7 +12,9 @@ else as in the methods that make them. The other subsets are the images of each 
 of `condense.teachers.hardness`.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -24,7 +26,7 @@ from condense.methods.base import MethodConfig, Problem, register
 from condense.methods.coreset import CoresetConfig
 from condense.methods.decoupled import Decoupled, DecoupledConfig
 from condense.synthetic import LabelStore, State, Views, sample_per_class
-from condense.teachers import Score, hardness
+from condense.teachers import Score, Teacher, hardness, last_linear
 
 LEAST = 0.1
 """The smallest alpha that the rule gives."""
@@ -55,6 +57,11 @@ class KDSubsetConfig(CoresetConfig, DecoupledConfig):
                 f"first epochs, and it has teacher_epochs = {self.teacher_epochs}. Lower score_epochs"
             )
         return found
+
+    def trials(self, teachers: Sequence[Teacher], images: Tensor) -> Iterator[Callable[[], object]]:
+        yield from super().trials(teachers, images)
+        if self.score == "grand":
+            yield partial(last_linear, teachers[0].name, teachers[0].module, images)
 
 
 @register

@@ -13,7 +13,8 @@ blocks move in an iteration, where published code makes them one after another: 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
@@ -56,6 +57,10 @@ class RecoverConfig(DecoupledConfig):
             found.append(f"view_easy = {self.view_easy} is for resized views: give view = 'resized'")
         return found
 
+    def trials(self, teachers: Sequence[Teacher], images: Tensor) -> Iterator[Callable[[], object]]:
+        yield from super().trials(teachers, images)
+        yield from (partial(teacher.describe, images) for teacher in teachers)
+
 
 class PixelsConfig(RecoverConfig, PatchConfig):
     """Keys of the methods that learn every pixel of every image."""
@@ -66,6 +71,11 @@ class PixelsConfig(RecoverConfig, PatchConfig):
     def real_per_class(self, ipc: int) -> int:
         """One for each patch, if the images start from any."""
         return ipc if self.init in ("noise", "real") else super().real_per_class(ipc)
+
+    def trials(self, teachers: Sequence[Teacher], images: Tensor) -> Iterator[Callable[[], object]]:
+        yield from super().trials(teachers, images)
+        if self.init == "critical":
+            yield partial(teachers[0].activation_map, images, torch.zeros(len(images), dtype=torch.int64))
 
 
 C = TypeVar("C", bound=RecoverConfig)

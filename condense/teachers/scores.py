@@ -75,14 +75,26 @@ def _el2n(module: nn.Module, inputs: Inputs, labels: Tensor) -> Tensor:
 
 def _grand(name: str, module: nn.Module, inputs: Inputs, labels: Tensor) -> Tensor:
     parts = torch.arange(len(inputs), device=labels.device).split(AT_ONCE)
-    linear = classifier(module, last_runs(module.modules(), module, inputs[parts[0][:2]]))
-    if linear is None:
-        raise ConfigError(
-            f"network {name!r} has no last-layer gradients: it does not end in a Linear layer. Choose another first "
-            "teacher, or score el2n or forgetting"
-        )
+    linear = last_linear(name, module, inputs[parts[0][:2]])
     scores = []
     for part in parts:
         (features, *_), logits = last_runs([linear], module, inputs[part])[linear]
         scores.append(gradient_norm(logits, features, labels[part]))
     return torch.cat(scores)
+
+
+def last_linear(name: str, module: nn.Module, x: Tensor) -> nn.Linear:
+    """The Linear layer that puts out the logits of images x, by which "grand" takes gradients.
+
+    `name` is the module's in messages.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    linear = classifier(module, last_runs(module.modules(), module, x))
+    if linear is None:
+        raise ConfigError(
+            f"network {name!r} has no last-layer gradients: it does not end in a Linear layer. Choose another first "
+            "teacher, or score el2n or forgetting"
+        )
+    return linear
