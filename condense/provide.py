@@ -4,8 +4,10 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -279,8 +281,21 @@ def provide(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[Probl
         problem = replace(problem, teacher=theta)
     if Need.POOL in needs:
         teachers, costs["teachers"] = pool(resolved, problem, stop)
-        problem = replace(problem, pool=teachers)
+        problem = replace(problem, pool=teachers, watch=partial(_watch, stop))
     return problem, costs
+
+
+@contextmanager
+def _watch(stop: StopFlag, what: str, steps: int) -> Iterator[Callable[[], None]]:
+    """A `condense.methods.Watch`: gives what shows that one more of the steps is done, and then obeys a stop."""
+    numbers = count()
+    with progress(steps, 0, what) as display:
+
+        def done() -> None:
+            display.update(next(numbers), {})
+            stop.check()
+
+        yield done
 
 
 def _identity(r: RunConfig, problem: Problem, plan: ExpertPlan) -> dict[str, Any]:
@@ -474,10 +489,9 @@ def _squeezed(
     """A teacher, trained and put into the cache; and what it took."""
     data, meter = problem.data, Meter(problem.device)
     epochs = squeeze(plan, problem.inputs, data.train.labels, classes=data.num_classes, seed=problem.seed, index=index)
-    with progress(plan.epochs, 0, f"teacher {plan.network}") as display:
-        for epoch, trained in enumerate(epochs):
-            stop.check()
-            display.update(epoch, {})
+    with _watch(stop, f"teacher {plan.network}", plan.epochs) as done:
+        for trained in epochs:
+            done()
             module = trained
     held_out = Inputs(data.validation, problem.preprocessing)
     made = Teacher(plan.network, module, held_out_accuracy(module, held_out, data.validation.labels))

@@ -42,6 +42,7 @@ from condense.methods import (
     Trajectories,
 )
 from condense.methods.coreset import EmbeddedCoreset
+from condense.methods.kd_subset import KDSubsetConfig
 from condense.networks import Network
 from condense.precision import precision_cosine
 from condense.synthetic import DistilledSet, State
@@ -73,11 +74,15 @@ class Phase:
 
 
 class Made(NamedTuple):
-    """What a run holds once its set is made: `training` is that set, or as many real images."""
+    """What a run holds once its set is made: `training` is that set, or as many real images.
+
+    `labels` is how teachers labelled it, where they did.
+    """
 
     problem: Problem
     state: State
     training: TrainingSet
+    labels: Phase | None = None
 
 
 class NearbyExperts:
@@ -104,15 +109,16 @@ class Rehearsal:
         made = yield from self.making(self._resolved)
         if r.eval_every:
             times = self._resolved.method.iterations // r.eval_every
-            log = self._evaluation("validation", made.training, r.network, comparison.protocol, data.validation, 1)
-            yield from (replace(phase, units=times * phase.units) for phase in log)
+            log = [*self._evaluation("validation", made.training, r.network, comparison.protocol, data.validation, 1)]
+            labels = [] if made.labels is None else [replace(made.labels, name="validation", set_bytes=0)]
+            yield from (replace(phase, units=times * phase.units) for phase in log + labels)
         for network in r.networks:
             title = f"evaluation of {r.method}"
             yield from self._evaluation(title, made.training, network, comparison.protocol, data.test, r.eval_repeats)
         for name, networks in missing_baselines(self._resolved, self._problem).items():
             training = comparison.everything
             if networks and name != FULL_DATA:
-                _, _, training = yield from self.making(baseline(name, self._resolved))
+                training = (yield from self.making(baseline(name, self._resolved))).training
             for network in networks:
                 title, protocol = f"evaluation of {name}", comparison.protocol_for(name)
                 yield from self._evaluation(title, training, network, protocol, data.test, r.eval_repeats)
@@ -144,13 +150,15 @@ class Rehearsal:
             phase = self._tried("distillation", method.iterations, step, first=step)
             yield replace(phase, state_bytes=sum(tensor.nbytes for tensor in state.values()))
         if isinstance(method, DecoupledConfig):
-            return Made(problem, state, (yield from self._labelled(name, method, problem, state)))
+            labelled, phase = self._labelled(name, method, problem, state)
+            yield phase
+            return Made(problem, state, labelled, phase)
         return Made(problem, state, training_set(condenser.distilled(state, problem)))
 
     def _labelled(
         self, name: str, method: DecoupledConfig, problem: Problem, state: State
-    ) -> Generator[Phase, None, TrainingSet]:
-        """The set with its labels. Of those that come by epochs one is made, and stands for all."""
+    ) -> tuple[TrainingSet, Phase]:
+        """The set, and how it got its labels. Of those that come by epochs one is made, and stands for all."""
         made: list[DistilledSet] = []
         condenser = METHODS[name](method.model_copy(update={"label_epochs": 1}))
         phase = self._tried("labels", method.label_epochs, lambda: made.append(condenser.distilled(state, problem)))
@@ -159,14 +167,14 @@ class Rehearsal:
             phase = replace(phase, units=1)
         else:
             found = replace(found, store=found.store.repeated(method.label_epochs))
-        yield replace(phase, set_bytes=bytes_of(found))
-        return training_set(found)
+        return training_set(found), replace(phase, set_bytes=bytes_of(found))
 
     def _provided(self, resolved: Resolved) -> Generator[Phase, None, tuple[MethodConfig, Problem]]:
         """As `provide.provide` does it; and the method's configuration, with one expert where others stand in.
 
         These all say the same, so a start that looks for an expert which knows an image would ask them all, in vain.
-        What many experts say at the start is little beside their training.
+        What many experts say at the start is little beside their training. Networks that score real images are tried
+        here too, and random images stand for those with the best scores.
         """
         problem, method, needs = self._problem, resolved.method, METHODS[resolved.run.method].needs
         held: Trajectories
@@ -192,14 +200,18 @@ class Rehearsal:
                 found = provide.held_in_pool(resolved, problem, squeezed, index)
                 file = provide.pool_file(resolved, problem, squeezed, index)
                 if found is None and file not in self._taught:
-                    yield self._squeezing(squeezed)
+                    yield self._squeezing("teachers", squeezed, squeezed.epochs)
                     self._taught.add(file)
                 teachers.append(found[0] if found else self._stand_in(squeezed))
             problem = replace(problem, pool=tuple(teachers))
+        if isinstance(method, KDSubsetConfig) and method.score != "random":
+            like_the_first, *_ = method.plans(resolved.run.dsa)
+            yield self._squeezing("scores", like_the_first, method.score_networks * method.score_epochs)
+            method = method.model_copy(update={"score": "random"})
         return method, problem
 
-    def _squeezing(self, plan: SqueezePlan) -> Phase:
-        """Of a teacher. A unit is a batch."""
+    def _squeezing(self, name: str, plan: SqueezePlan, epochs: int) -> Phase:
+        """Of networks for so many epochs in all. A unit is a batch."""
         problem, train = self._problem, self._problem.data.train
         problem.inputs  # noqa: B018 (which whitens all of them)
         batch, once = min(plan.batch, len(train)), plan.model_copy(update={"epochs": 1})
@@ -209,7 +221,7 @@ class Rehearsal:
         def train_on_a_batch() -> None:
             deque(squeeze(once, inputs, part.labels, classes=classes, seed=problem.seed, index=0), maxlen=0)
 
-        return self._tried("teachers", plan.epochs * math.ceil(len(train) / batch), train_on_a_batch)
+        return self._tried(name, epochs * math.ceil(len(train) / batch), train_on_a_batch)
 
     def _stand_in(self, plan: SqueezePlan) -> Teacher:
         """In place of a teacher: the network as it starts, with the statistics of one batch."""

@@ -1,6 +1,7 @@
 """The teachers of decoupled methods: trained once, kept, and shared by all runs that name the same."""
 
 import re
+import signal
 from dataclasses import replace
 
 import numpy
@@ -10,11 +11,12 @@ import torch
 from condense import api, provide, rehearsal
 from condense.artifact import load_artifact, read_manifest
 from condense.artifact.tensors import stored_bytes
-from condense.comparison import baseline
+from condense.comparison import baseline, validation_observer
 from condense.config import Layer, resolve
 from condense.errors import ConfigError, NumericsError
 from condense.locks import lock
-from condense.runs import StopFlag
+from condense.methods import METHODS
+from condense.runs import StopFlag, Stopped
 
 WHOLE_NAMES = [f"convnet:width={width},depth=1,norm=batch,pooling=avg,activation=relu" for width in (4, 8)]
 SMALL = {
@@ -205,6 +207,51 @@ def test_a_teacher_that_diverges_is_not_kept(tmp_path):
     assert not list((tmp_path / "cache").glob("teachers/*.safetensors"))
 
 
+class Stopping(StopFlag):
+    """A stop that is asked for while it is looked for the n-th time."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.left = n
+
+    def check(self):
+        self.left -= 1
+        if not self.left:
+            raise Stopped(signal.SIGTERM)
+
+
+def stopped_at(n, method, **values):
+    """The set as it comes to be if the n-th look for a stop finds one; its teachers are there already."""
+    resolved, problem = prepared(method, **values)
+    provide.pool(resolved, problem, StopFlag())
+    condenser = METHODS[method](resolved.method)
+    provided, _ = provide.provide(resolved, problem, Stopping(n))
+    return condenser.distilled(condenser.init(provided), provided)
+
+
+def test_a_stop_is_obeyed_between_two_batches_of_labels(capsys):
+    with pytest.raises(Stopped):
+        stopped_at(3, "rded")
+    assert "labels 3/4" in capsys.readouterr().err  # two epochs of ten images, five to a batch
+    assert stopped_at(5, "rded").store is not None
+
+
+def test_a_stop_is_obeyed_between_two_epochs_of_scores(capsys):
+    scores = {"score": "el2n", "score_networks": 2, "score_epochs": 2}
+    with pytest.raises(Stopped):
+        stopped_at(3, "kd_subset", **scores)
+    assert "scores 3/4" in capsys.readouterr().err
+    assert stopped_at(9, "kd_subset", **scores).store is not None
+
+
+def test_labels_for_the_log_are_not_stopped_as_the_loop_stops_between_two_iterations():
+    resolved, problem = prepared("sre2l", iterations=1, eval_every=1, network="mlp")
+    problem, _ = provide.provide(resolved, problem, StopFlag())
+    condenser = METHODS["sre2l"](resolved.method)
+    observe = validation_observer(resolved, condenser, replace(problem, watch=None))
+    assert observe(condenser.init(problem), 0).keys() == {"validation_accuracy"}
+
+
 def test_a_run_keeps_its_labels_and_says_what_all_of_it_took(tmp_path, trained):
     """Models are read once, not for each image of a class, and labels count in the bytes of the set."""
     resolved = resolve([Layer("test", SMALL | {"method": "sre2l", "ipc": 3, "iterations": 2})])
@@ -261,6 +308,20 @@ def test_a_rehearsal_counts_teachers_labels_and_the_updates_of_the_store():
     assert listed[0].units == 2 * 4
     provide.pool(resolved, problem, StopFlag())
     assert "teachers" not in phases(resolved, problem)
+
+
+def test_labels_for_the_log_count():
+    """All epochs of views, each time."""
+    resolved, problem = prepared("sre2l", ipc=2, iterations=7, eval_every=3)
+    whole = rehearsal.Rehearsal(resolved, problem).whole()
+    assert [phase.units for phase in whole if phase.name == "validation"] == [2 * 2 * 4, 2, 2 * 2]
+
+
+def test_networks_that_score_are_rehearsed_a_batch_at_a_time(monkeypatch):
+    monkeypatch.setattr("condense.methods.kd_subset.hardness", None)
+    resolved, problem = prepared("kd_subset", score="grand", score_networks=3, score_epochs=2)
+    assert phases(resolved, problem)["scores"].units == 3 * 2 * -(-len(problem.data.train) // 128)
+    assert "scores" not in phases(*prepared("kd_subset"))
 
 
 @pytest.mark.parametrize("method", ["sre2l", "infer", "nrrdd", "kd_subset"])

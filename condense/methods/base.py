@@ -4,7 +4,8 @@ A condenser is given a `Problem` (real data, network, experts, randomness by add
 `State`. It never sees the loop, the run folder, a tracker or the evaluator.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -75,6 +76,15 @@ class MethodConfig(BaseModel):
         return 1
 
 
+Watch = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+"""From the name of a part of the work and its number of steps to what is to be called after each; may raise to stop."""
+
+
+def unwatched(what: str, steps: int) -> AbstractContextManager[Callable[[], None]]:  # noqa: ARG001 (a Watch)
+    """Nobody looks, and nobody stops."""
+    return nullcontext(lambda: None)
+
+
 class Trajectories(Protocol):
     """Of experts, as a `TrajectoryStore` holds them."""
 
@@ -87,7 +97,8 @@ class Trajectories(Protocol):
 class Problem:
     """What a condenser may know. `augmentation` is the DSA of the data set; `teacher` a flat parameter vector [P].
 
-    The pool are teachers of whatever networks; with running statistics, where they have batch norm.
+    The pool are teachers of whatever networks; with running statistics, where they have batch norm. `watch` is for work
+    that takes long outside of `step`: it shows how much is done, and obeys a stop between two steps.
     """
 
     data: RealData
@@ -99,6 +110,7 @@ class Problem:
     experts: Trajectories | None = None
     teacher: Tensor | None = None
     pool: tuple[Teacher, ...] = ()
+    watch: Watch = unwatched
 
     @property
     def device(self) -> torch.device:

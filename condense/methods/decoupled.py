@@ -19,6 +19,7 @@ from condense.synthetic import (
     LabelStore,
     ShownBatch,
     State,
+    StoreKind,
     Views,
     draw_views,
     hard_labels,
@@ -138,8 +139,15 @@ class Decoupled(Generic[C]):
 
     def store(self, problem: Problem, images: Tensor, labels: Tensor, views: Views) -> LabelStore:  # noqa: ARG002
         """What the teachers say of views of the images, whose classes are `labels` [n]. By default their logits."""
-        logits = relabel(images, views, lambda batch: self.label(problem, batch))
+        logits = self.values(problem, images, views, "logits", lambda batch: self.label(problem, batch))
         return LabelStore(views, "logits", logits, group=self.shared)
+
+    def values(
+        self, problem: Problem, images: Tensor, views: Views, kind: StoreKind, label: Callable[[ShownBatch], Tensor]
+    ) -> Tensor:
+        """Those of a store of this kind, as `relabel` makes them, watched."""
+        with problem.watch("labels", views.epochs * len(views.batches)) as done:
+            return relabel(images, views, label, what=f"{self.name}: {kind}", poll=done)
 
     def distilled(self, state: State, problem: Problem) -> DistilledSet:
         c, images = self.config, self.images(state, problem)

@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from condense.methods.base import MethodConfig, Names, NetworkSpec, Problem, register
+from condense.methods.base import MethodConfig, Names, NetworkSpec, Problem, check_finite, register
 from condense.methods.decoupled import VIEW
 from condense.methods.recover import Block, Recover, RecoverConfig, Voter
 from condense.synthetic import (
@@ -136,5 +136,7 @@ class Infer(Recover[InferConfig]):
         else:
             images = self.images(state, problem)
             rows = torch.arange(len(images), device=images.device)
-            made = DistilledSet(images, self.label(problem, ShownBatch(images, rows, rows, 1.0)).softmax(1))
+            labels = self.label(problem, ShownBatch(images, rows, rows, 1.0)).softmax(1)
+            check_finite(self.name, self.config.iterations, {"labels": labels})
+            made = DistilledSet(images, labels)
         return replace(made, images=state["images"], compensators=self.compensators(state))

@@ -80,16 +80,18 @@ class KDSubset(Decoupled[KDSubsetConfig]):
         c, data = self.config, problem.data
         if c.score == "random":
             return sample_per_class(problem.members, problem.ipc, problem.rng("init.images"))
-        scores = hardness(
-            c.score,
-            c.plans(problem.augmentation.strategy)[0],
-            problem.inputs,
-            data.train.labels,
-            classes=data.num_classes,
-            seed=rng.address(problem.seed, "scores"),  # so that none of them is a teacher in its youth
-            networks=c.score_networks,
-            epochs=c.score_epochs,
-        ).cpu()
+        with problem.watch("scores", c.score_networks * c.score_epochs) as done:
+            scores = hardness(
+                c.score,
+                c.plans(problem.augmentation.strategy)[0],
+                problem.inputs,
+                data.train.labels,
+                classes=data.num_classes,
+                seed=rng.address(problem.seed, "scores"),  # so that none of them is a teacher in its youth
+                networks=c.score_networks,
+                epochs=c.score_epochs,
+                poll=done,
+            ).cpu()
         rows = []
         for label, members in enumerate(problem.members):
             drawn = members[torch.randperm(len(members), generator=problem.rng("ties", label))]

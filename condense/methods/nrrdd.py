@@ -36,7 +36,6 @@ from condense.synthetic import (
     adam_,
     clamp_to_pixels,
     hard_labels,
-    relabel,
 )
 from condense.teachers import Teacher, class_map
 
@@ -98,5 +97,5 @@ class NRRDD(RecoverPixels[NRRDDConfig]):
         def of_batch(batch: ShownBatch) -> Tensor:
             return distances(self.label(problem, batch), labels[batch.rows], labels[batch.partner_rows])
 
-        values = relabel(images, views, of_batch)
+        values = self.values(problem, images, views, "distances", of_batch)
         return LabelStore(views, "distances", values, weight=self.config.dbr_weight, group=self.shared)
