@@ -28,7 +28,7 @@ from condense.comparison import FULL_DATA, Comparison, baseline, missing_baselin
 from condense.config import Resolved, read_resolved
 from condense.costs import Meter
 from condense.data import Inputs, Split
-from condense.errors import CondenseError, NumericsError
+from condense.errors import CondenseError, ConfigError, NumericsError
 from condense.evaluation import TEST_BATCH, Protocol, TestSet, TrainingSet
 from condense.experts import ExpertPlan, train_expert
 from condense.methods import (
@@ -43,8 +43,9 @@ from condense.methods import (
 )
 from condense.methods.coreset import EmbeddedCoreset
 from condense.methods.kd_subset import KDSubsetConfig
-from condense.networks import Network
+from condense.networks import Network, batch_norms, create
 from condense.precision import precision_cosine
+from condense.rng import isolated
 from condense.synthetic import DistilledSet, State
 from condense.teachers import SqueezePlan, Teacher, squeeze
 
@@ -52,6 +53,8 @@ TRY_SECONDS = 3.0
 """For units that are short: what a draw, or the order of blocks in memory, does shows after some of them only."""
 UPDATES = 5
 """Of a network that is evaluated."""
+FEW = 16
+"""Images whose statistics a stand-in for a teacher has."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +161,22 @@ class Rehearsal:
     def _labelled(
         self, name: str, method: DecoupledConfig, problem: Problem, state: State
     ) -> tuple[TrainingSet, Phase]:
-        """The set, and how it got its labels. Of those that come by epochs one is made, and stands for all."""
-        made: list[DistilledSet] = []
+        """The set, and how it got its labels. Of those that come by epochs one is made, and stands for all.
+
+        Raises ConfigError for labels that are not finite.
+        """
+        made: deque[DistilledSet] = deque(maxlen=1)
         condenser = METHODS[name](method.model_copy(update={"label_epochs": 1}))
-        phase = self._tried("labels", method.label_epochs, lambda: made.append(condenser.distilled(state, problem)))
-        found = made[-1]
+
+        def label() -> None:
+            made.clear()
+            try:
+                made.append(condenser.distilled(state, problem))
+            except NumericsError as error:
+                raise ConfigError(f"the run would not get to its end. In its rehearsal, {error}") from error
+
+        phase = self._tried("labels", method.label_epochs, label)
+        (found,) = made
         if found.store is None:
             phase = replace(phase, units=1)
         else:
@@ -224,13 +238,13 @@ class Rehearsal:
         return self._tried(name, epochs * math.ceil(len(train) / batch), train_on_a_batch)
 
     def _stand_in(self, plan: SqueezePlan) -> Teacher:
-        """In place of a teacher: the network as it starts, with the statistics of one batch."""
-        data, problem = self._problem.data, self._problem
-        few = Split(data.train.images[: plan.batch], data.train.labels[: plan.batch])
-        still = plan.model_copy(update={"epochs": 1, "lr": 1e-30})
-        (module,) = squeeze(
-            still, Inputs(few, problem.preprocessing), few.labels, classes=data.num_classes, seed=0, index=0
-        )
+        """In place of a teacher: the network as it starts, with the statistics that a few images have in it."""
+        data, few = self._problem.data, self._real_images(FEW).images
+        with isolated(0, "rehearsal"), torch.no_grad():
+            module = create(plan.network, channels=data.channels, size=data.size, classes=data.num_classes).to(few)
+            for norm in batch_norms(module):
+                norm.momentum = None  # statistics are the mean of all batches', and there is one
+            module.train()(few)
         return Teacher(plan.network, module, 1 / data.num_classes if len(data.validation) else None)
 
     def _training(self, name: str, plan: ExpertPlan, networks: int) -> Phase:

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import weakref
 from dataclasses import replace
 
 import numpy
@@ -17,6 +18,7 @@ from condense.errors import ConfigError, NumericsError
 from condense.locks import lock
 from condense.methods import METHODS
 from condense.runs import StopFlag, Stopped
+from condense.teachers import Teacher
 
 WHOLE_NAMES = [f"convnet:width={width},depth=1,norm=batch,pooling=avg,activation=relu" for width in (4, 8)]
 SMALL = {
@@ -37,6 +39,7 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(rehearsal, "TRY_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -308,6 +311,44 @@ def test_a_rehearsal_counts_teachers_labels_and_the_updates_of_the_store():
     assert listed[0].units == 2 * 4
     provide.pool(resolved, problem, StopFlag())
     assert "teachers" not in phases(resolved, problem)
+
+
+def test_a_stand_in_for_a_teacher_has_the_statistics_of_real_images():
+    """So its running statistics and those of the images agree, and it says finite things."""
+    resolved, problem = prepared()
+    (plan, _), _ = provide.pool_plans(resolved, problem.data)
+    before = torch.get_rng_state()
+    stand_in = rehearsal.Rehearsal(resolved, problem)._stand_in(plan)
+    assert torch.equal(torch.get_rng_state(), before)
+    images = problem.preprocessing(problem.data.train.images[: rehearsal.FEW])
+    logits, distance = stand_in.describe(images)
+    assert 0 < logits.abs().max() < 10 and distance < 0.1
+    assert distance < 0.1 * stand_in.describe(images.roll(3, 2) * 2)[1]
+
+
+@pytest.mark.parametrize("method", ["sre2l", "infer", "nrrdd"])
+def test_labels_that_are_not_finite_end_a_rehearsal_with_words(method, monkeypatch):
+    resolved, problem = prepared(method, iterations=1, ipc=2)
+    monkeypatch.setattr(Teacher, "logits", lambda teacher, x, bn="eval": torch.full((len(x), 10), torch.nan))  # noqa: ARG005
+    monkeypatch.setattr(Teacher, "activation_map", lambda teacher, x, y: torch.ones(len(x), 8, 8))  # noqa: ARG005
+    with pytest.raises(ConfigError, match=rf"would not get to its end\. .*{method}.* not finite"):
+        list(rehearsal.Rehearsal(resolved, problem).whole())
+
+
+def test_a_rehearsal_holds_one_set_of_those_that_it_tries(monkeypatch):
+    resolved, problem = prepared("rded", label_epochs=50)
+    held, original = [], METHODS["rded"].distilled
+
+    def distilled(condenser, state, problem):
+        made = original(condenser, state, problem)
+        alive = [each() for each in held]
+        assert not any(alive)
+        held.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(METHODS["rded"], "distilled", distilled)
+    list(rehearsal.Rehearsal(resolved, problem).whole())
+    assert len(held) > 2
 
 
 def test_labels_for_the_log_count():
