@@ -82,7 +82,7 @@ def check_run(resolved: Resolved, data: RealData) -> None:
     does not play back.
     """
     r, method = resolved.run, resolved.method
-    problems = too_few(r.ipc, r, data, method.real_per_class(r.ipc))
+    problems = too_few(r.ipc, r, data, method.real_per_class(r.ipc, data.num_classes))
     problems += method.misfits(r.ipc, data.num_classes, len(data.validation))
     if isinstance(method, DecoupledConfig):
         problems += _misfits(method.teachers, data) or _in_vain(method, data)
@@ -107,7 +107,7 @@ def check_run(resolved: Resolved, data: RealData) -> None:
 
 def too_few(ipc: int, config: EvaluationConfig, data: RealData, wanted: int | None = None) -> list[str]:
     """What is wrong if a class has fewer training images than ipc, or than are `wanted` for that."""
-    counts, wanted = torch.bincount(data.train.labels, minlength=data.num_classes), wanted or ipc
+    counts, wanted = torch.bincount(data.train.labels, minlength=data.num_classes), ipc if wanted is None else wanted
     smallest = int(counts.argmin())
     if wanted <= int(counts[smallest]):
         return []

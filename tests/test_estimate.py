@@ -177,7 +177,8 @@ def test_evaluation_units_are_those_of_the_run(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("labels, units_of_labels", [("static", 1), ("dynamic", 5)])
 def test_labels_are_made_once_or_epoch_by_epoch(labels, units_of_labels):
-    teachers = {"teachers": ["convnet:width=4,norm=batch"], "teacher_epochs": 1, "label_epochs": 5, "labels": labels}
+    teachers = {"teachers": ["convnet:width=4,norm=batch"], "teacher_epochs": 1, "labels": labels}
+    teachers |= {} if labels == "static" else {"label_epochs": 5}
     predicted = units(rehearsed(*prepared(**dict.fromkeys(NOT_ITS_OWN) | {"method": "infer"} | teachers)))
     assert predicted["labels"] == [units_of_labels] and predicted["distillation"] == [1, 4]
     assert predicted["evaluation of infer"] == [7 if labels == "static" else 5, 1]

@@ -27,13 +27,12 @@ SMALL = {
     "teachers": ["convnet:width=4,depth=1,norm=batch", "convnet:width=8,depth=1,norm=batch"],
     "teacher_epochs": 2,
     "teacher_lr": 0.05,
-    "label_epochs": 2,
-    "label_batch": 5,
     "protocol": "kd_small",
     "eval_repeats": 1,
     "baselines": [],
     "full_data": False,
 }
+VIEWS = {"label_epochs": 2, "label_batch": 5}
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +54,13 @@ def trained(monkeypatch):
     return names
 
 
-def prepared(method="rded", **values):
-    return api.prepare(resolve([Layer("test", SMALL | {"method": method} | values)]))
+def resolved_for(method="rded", **values):
+    views = {} if method == "infer" else VIEWS  # by default its labels are not of views
+    return resolve([Layer("test", SMALL | views | {"method": method} | values)])
+
+
+def prepared(*arguments, **values):
+    return api.prepare(resolved_for(*arguments, **values))
 
 
 def pool(*arguments, **values):
@@ -175,6 +179,45 @@ def test_what_would_be_in_vain_is_refused_before_any_work(method, values, lines,
     assert all(re.search(words, line) for line in str(caught.value).splitlines()[-1:]), caught.value
 
 
+IDLE = {
+    "sre2l": [
+        {"view_area": 0.5},
+        {"view_easy": 0.5},
+        {"patch_factor": 2},
+        {"init": "real", "crops": 3},
+        {"label_group": 2},
+        {"label_view": "shifted", "label_area": 1.0},
+    ],
+    "nrrdd": [{"labels": "logits", "dbr_weight": 2.0}],
+    "cvdd": [{"vote": "equal", "vote_temperature": 1.0}, {"label_bn": "eval", "label_group": 4}],
+    "kd_subset": [{"keep": "easy"}, {"score_networks": 2}],
+    "infer": [
+        {"ipc": 2, "label_epochs": 9},
+        {"ipc": 2, "label_mix": "none"},
+        {"ipc": 2, "label_batch": 32},
+        {"ipc": 2, "label_bn": "batch", "label_group": 4, "label_batch": 32},
+    ],
+}
+
+
+@pytest.mark.parametrize(("method", "values"), [(method, values) for method in IDLE for values in IDLE[method]])
+def test_a_key_that_does_nothing_is_refused(method, values):
+    key = list(values)[-1]
+    with pytest.raises(ConfigError, match=f"^{key} = .* does nothing where .*: leave it out, or give its default, "):
+        prepared(method, **values)
+    default = METHODS[method].Config.model_fields[key].default
+    prepared(method, **values | {key: "none" if default is None else default})
+
+
+def test_a_key_that_does_something_is_not_refused():
+    prepared("sre2l", view="resized", view_area=0.5, view_easy=0.5, init="easy", patch_factor=2)
+    prepared("sre2l", label_bn="batch", label_group=2, label_area=1.0)
+    prepared("nrrdd", dbr_weight=2.0)
+    prepared("kd_subset", score="el2n", score_epochs=1, keep="easy")
+    prepared("infer", ipc=2, label_bn="batch", label_batch=32)
+    prepared("infer", ipc=2, labels="dynamic", label_epochs=9, label_mix="none")
+
+
 def test_a_first_teacher_of_several_positions_may_have_others_after_it():
     prepared("nrrdd", teachers=[CONVNET, VGG])
     prepared("infer", protocol="quick", ipc=2)  # whose labels are those of the set
@@ -257,8 +300,7 @@ def test_labels_for_the_log_are_not_stopped_as_the_loop_stops_between_two_iterat
 
 def test_a_run_keeps_its_labels_and_says_what_all_of_it_took(tmp_path, trained):
     """Models are read once, not for each image of a class, and labels count in the bytes of the set."""
-    resolved = resolve([Layer("test", SMALL | {"method": "sre2l", "ipc": 3, "iterations": 2})])
-    result = api.run(resolved, tmp_path / "run")
+    result = api.run(resolved_for("sre2l", ipc=3, iterations=2), tmp_path / "run")
     assert len(trained) == 2 and set(result.making) == {"teachers", "distillation", "labels"}
     artifact, manifest = load_artifact(result.artifact), read_manifest(result.artifact)
     assert artifact.store is not None and artifact.store.values.shape == (2, 30, 10)
@@ -368,8 +410,7 @@ def test_networks_that_score_are_rehearsed_a_batch_at_a_time(monkeypatch):
 @pytest.mark.parametrize("method", ["sre2l", "infer", "nrrdd", "kd_subset"])
 def test_a_rehearsal_tells_the_bytes_of_the_set(method, tmp_path):
     learns = {} if method == "kd_subset" else {"iterations": 1}
-    given = SMALL | {"method": method, "ipc": 3} | learns
-    resolved = resolve([Layer("test", given)])
+    resolved = resolved_for(method, ipc=3, **learns)
     made = read_manifest(api.run(resolved, tmp_path / "run").artifact)
     told = [phase.set_bytes for phase in rehearsal.Rehearsal(*api.prepare(resolved)).whole()]
     assert [size for size in told if size] == [sum(stored_bytes(made)[part] for part in ("images", "labels"))]

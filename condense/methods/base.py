@@ -62,13 +62,22 @@ class MethodConfig(BaseModel):
         """Images that pass through the network, forward and backward, in one iteration; forward alone is a third."""
         return 0
 
-    def real_per_class(self, ipc: int) -> int:
+    def real_per_class(self, ipc: int, classes: int) -> int:  # noqa: ARG002
         """Real training images that each class must have."""
         return ipc
 
     def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:  # noqa: ARG002
         """What is wrong with this configuration for so many images per class, classes and held-out images."""
         return []
+
+    def idle(self, where: str, *keys: str) -> list[str]:
+        """What is wrong with keys that do nothing `where` the others are so: those that are not at their defaults."""
+        defaults = {key: type(self).model_fields[key].default for key in keys}
+        return [
+            f"{key} = {getattr(self, key)!r} does nothing where {where}: leave it out, or give its default, {default!r}"
+            for key, default in defaults.items()
+            if getattr(self, key) != default
+        ]
 
     @property
     def cells(self) -> int:

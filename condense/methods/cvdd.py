@@ -69,6 +69,8 @@ class CVDDConfig(PixelsConfig):
                 "vote = 'prior' weighs teachers by their accuracy on a validation split, and there is none. Set "
                 "validation above 0, or vote to 'equal'"
             )
+        if self.vote == "equal":
+            found += self.idle("vote = 'equal'", "vote_temperature", "label_temperature")
         return found
 
 

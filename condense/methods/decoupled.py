@@ -57,6 +57,14 @@ class DecoupledConfig(MethodConfig):
         None, ge=2, description="images that teachers label, and students take, together, by `batch`; none: label_batch"
     )
 
+    def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
+        found = super().misfits(ipc, classes, validation)
+        if self.label_view != "resized":
+            found += self.idle(f"label_view = {self.label_view!r}", "label_area")
+        if self.label_bn == "eval":
+            found += self.idle("label_bn = 'eval'", "label_group")
+        return found
+
     def plans(self, dsa: str) -> list[SqueezePlan]:
         """How each teacher is trained; `dsa` is the run's augmentation strategy, which says what may be mirrored."""
         return [

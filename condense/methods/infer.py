@@ -70,8 +70,16 @@ class InferConfig(RecoverConfig):
         """K"""
         return ipc * classes // (classes + len(self.teachers))
 
+    def real_per_class(self, ipc: int, classes: int) -> int:
+        """One for each group."""
+        return self.groups(ipc, classes)
+
     def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
         found = super().misfits(ipc, classes, validation)
+        if self.labels == "static":
+            found += self.idle("labels = 'static'", "label_epochs", "label_view", "label_mix")
+            if self.label_bn == "eval" or self.label_group:
+                found += self.idle("labels = 'static' and it is no group of batch norm", "label_batch")
         if not self.groups(ipc, classes):
             m = len(self.teachers)
             found.append(

@@ -51,7 +51,9 @@ class KDSubsetConfig(CoresetConfig, DecoupledConfig):
 
     def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
         found = super().misfits(ipc, classes, validation)
-        if self.score != "random" and self.score_epochs > self.teacher_epochs:
+        if self.score == "random":
+            found += self.idle("score = 'random'", "keep", "score_networks", "score_epochs")
+        elif self.score_epochs > self.teacher_epochs:
             found.append(
                 f"score_epochs = {self.score_epochs}: networks that score are trained as the first teacher is, for its "
                 f"first epochs, and it has teacher_epochs = {self.teacher_epochs}. Lower score_epochs"

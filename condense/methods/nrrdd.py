@@ -49,6 +49,12 @@ class NRRDDConfig(PixelsConfig):
     labels: StoreKind = Field("distances", description="of a view: the teachers' logits, or two distances (DBR)")
     dbr_weight: float = Field(1.0, ge=0, description="weight of these distances in a student's loss")
 
+    def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
+        found = super().misfits(ipc, classes, validation)
+        if self.labels == "logits":
+            found += self.idle("labels = 'logits'", "dbr_weight")
+        return found
+
     def trials(self, teachers: Sequence[Teacher], images: Tensor) -> Iterator[Callable[[], object]]:
         """The first teacher has maps, of more than one position."""
         yield from super().trials(teachers, images)

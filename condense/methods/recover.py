@@ -53,8 +53,8 @@ class RecoverConfig(DecoupledConfig):
 
     def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
         found = super().misfits(ipc, classes, validation)
-        if self.view == "whole" and self.view_easy:
-            found.append(f"view_easy = {self.view_easy} is for resized views: give view = 'resized'")
+        if self.view == "whole":
+            found += self.idle("view = 'whole'", "view_area", "view_easy")
         return found
 
     def trials(self, teachers: Sequence[Teacher], images: Tensor) -> Iterator[Callable[[], object]]:
@@ -68,9 +68,15 @@ class PixelsConfig(RecoverConfig, PatchConfig):
     init: Start = Field("noise", description=START)
     class_batch: int = Field(100, ge=1, description="classes of a block at most")
 
-    def real_per_class(self, ipc: int) -> int:
+    def real_per_class(self, ipc: int, classes: int) -> int:
         """One for each patch, if the images start from any."""
-        return ipc if self.init in ("noise", "real") else super().real_per_class(ipc)
+        return ipc if self.init in ("noise", "real") else super().real_per_class(ipc, classes)
+
+    def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
+        found = super().misfits(ipc, classes, validation)
+        if self.init in ("noise", "real"):
+            found += self.idle(f"init = {self.init!r}", "candidates", "crops", "patch_factor")
+        return found
 
     def trials(self, teachers: Sequence[Teacher], images: Tensor) -> Iterator[Callable[[], object]]:
         yield from super().trials(teachers, images)
