@@ -15,6 +15,7 @@ blocks move in an iteration, where published code makes them one after another: 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import cycle
 from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
@@ -198,17 +199,20 @@ class RecoverPixels(Recover[P]):
             images = patched_images(problem, problem.pool[0], c, c.init)
         return images.to(problem.network.dtype)
 
-    def voters(self, problem: Problem, index: int) -> Sequence[Voter]:  # noqa: ARG002
-        """Who judges the images number `index` of all classes. By default all teachers, with equal weights."""
-        return [Voter(1 / len(problem.pool), teacher) for teacher in problem.pool]
+    def committees(self, problem: Problem) -> Sequence[Sequence[Voter]]:
+        """Who judges the images number 0 of all classes, number 1, ...: they come in turn, again and again.
+
+        By default there is one, of all teachers with equal weights.
+        """
+        return [[Voter(1 / len(problem.pool), teacher) for teacher in problem.pool]]
 
     def blocks(self, problem: Problem) -> list[Block]:
         """Image number 0 of every class, then number 1, ...; `class_batch` classes at a time."""
         count, ipc = problem.data.num_classes, problem.ipc
         labels = hard_labels(count, 1, problem.device)
         return [
-            Block(part * ipc + index, part, self.voters(problem, index))
-            for index in range(ipc)
+            Block(part * ipc + index, part, voters)
+            for index, voters in zip(range(ipc), cycle(self.committees(problem)), strict=False)
             for part in labels.split(self.config.class_batch)
         ]
 
