@@ -20,7 +20,7 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from condense import provide
 from condense.artifact import STORE_TYPES
@@ -240,12 +240,17 @@ class Rehearsal:
     def _stand_in(self, plan: SqueezePlan) -> Teacher:
         """In place of a teacher: the network as it starts, with the statistics that a few images have in it."""
         data, few = self._problem.data, self._real_images(FEW).images
-        with isolated(0, "rehearsal"), torch.no_grad():
-            module = create(plan.network, channels=data.channels, size=data.size, classes=data.num_classes).to(few)
+        module = self._untrained(plan.network).to(few)
+        with isolated(0, "rehearsal"), torch.no_grad():  # some networks have dropout
             for norm in batch_norms(module):
                 norm.momentum = None  # statistics are the mean of all batches', and there is one
             module.train()(few)
         return Teacher(plan.network, module, 1 / data.num_classes if len(data.validation) else None)
+
+    def _untrained(self, spec: str) -> nn.Module:
+        data = self._problem.data
+        with isolated(0, "rehearsal"):
+            return create(spec, channels=data.channels, size=data.size, classes=data.num_classes)
 
     def _training(self, name: str, plan: ExpertPlan, networks: int) -> Phase:
         """Of networks on the real images. A unit is a batch; the first time the last, smaller one of an epoch too."""
@@ -282,7 +287,7 @@ class Rehearsal:
         compiling = max(0.0, ticks[-1] - ticks[0] - UPDATES * update) if made.compiled else 0.0
         repeats = repeats or protocol.networks
         pilots = len(protocol.rates(training.lr)) if protocol.lrs else 0
-        updates = (repeats + pilots) * training.plan(protocol).steps(len(training))
+        updates = (repeats + pilots) * training.updates(protocol, self._untrained(network))
         tests = repeats * _batches(test) + pilots * _batches(self._problem.data.validation)
         yield Phase(title, updates, update, compiling, peak)
         yield Phase(title, tests, end - ticks[-1], 0.0, peak)

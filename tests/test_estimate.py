@@ -175,6 +175,16 @@ def test_evaluation_units_are_those_of_the_run(monkeypatch, tmp_path):
     assert predicted[names[2]] == [2 * 2 * 6, 2]  # 1295 images, 256 a batch
 
 
+@pytest.mark.parametrize("network, updates", [("convnet:width=4", 2 * 7), ("convnet:width=4,norm=batch", 7)])
+def test_a_last_batch_of_one_image_counts_where_it_is_trained_on(network, updates, monkeypatch, tmp_path):
+    short = replace(load_protocol("quick"), batch=19)
+    monkeypatch.setattr(protocols, "load_protocols", lambda: {"quick": short})
+    resolved, problem = prepared(eval_networks=[network], iterations=0)
+    predicted = units(rehearsed(resolved, problem))["evaluation of ftd"][0]
+    (made,) = api.run(resolved, tmp_path / "run").evaluations
+    assert predicted == made.updates == updates
+
+
 @pytest.mark.parametrize("labels, units_of_labels", [("static", 1), ("dynamic", 5)])
 def test_labels_are_made_once_or_epoch_by_epoch(labels, units_of_labels):
     teachers = {"teachers": ["convnet:width=4,norm=batch"], "teacher_epochs": 1, "labels": labels}

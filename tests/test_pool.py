@@ -355,6 +355,14 @@ def test_a_rehearsal_counts_teachers_labels_and_the_updates_of_the_store():
     assert "teachers" not in phases(resolved, problem)
 
 
+def test_a_last_view_of_a_store_that_joins_its_neighbours_is_no_update(tmp_path):
+    """Ten images in batches of nine are one batch."""
+    resolved, problem = prepared("kd_subset", label_batch=9)
+    listed = [phase.units for phase in rehearsal.Rehearsal(resolved, problem).whole() if "evaluation" in phase.name]
+    (made,) = api.run(resolved, tmp_path / "run").evaluations
+    assert listed[0] == made.updates == 2
+
+
 def test_a_stand_in_for_a_teacher_has_the_statistics_of_real_images():
     """So its running statistics and those of the images agree, and it says finite things."""
     resolved, problem = prepared()
