@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from condense.config import EvaluationConfig, Resolved
 from condense.data import Preprocessing, RealData
 from condense.evaluation import Evaluation, NetworkLike, Protocol, TestSet, TrainingSet, evaluate, load_protocol
 from condense.files import write_atomic
-from condense.methods import METHODS, Condenser, DecoupledConfig, Metrics, Problem, TeacherConfig
+from condense.methods import METHODS, Condenser, DecoupledConfig, Metrics, Problem, TeacherConfig, unwatched
 from condense.networks import COMPILED_NUMERICS, has_compiler
 from condense.runs import RunFolder, StopFlag
 from condense.synthetic import DistilledSet, State
@@ -196,6 +196,7 @@ def real_images(
 def validation_observer(resolved: Resolved, condenser: Condenser, problem: Problem) -> Callable[[State, int], Metrics]:
     """Validation accuracy of one fresh network every `eval_every` iterations, for the log; of a problem as provided."""
     r, comparison = resolved.run, Comparison(problem.data, problem.preprocessing, resolved.run)
+    problem = replace(problem, watch=unwatched)  # the loop shows how far it is, and stops between two iterations
 
     def observe(state: State, iteration: int) -> Metrics:
         if (iteration + 1) % r.eval_every:

@@ -1,6 +1,6 @@
 """What a run is: one flat table of keys, each with its value and where that came from.
 
-Later layers win:  method defaults < data set < recipe row < --config FILE < --set < flags.
+Later layers win:  defaults < method < data set < recipe row < --config FILE < --set < flags.
 
 Keys of the run (`RunConfig`) and of the method (its `Config`) share one namespace, so `--set syn_steps=20` needs no
 prefix. All problems are found at once and reported together.
@@ -21,10 +21,12 @@ from condense.data import find_source
 from condense.errors import ConfigError, unknown
 from condense.evaluation import load_protocol
 from condense.files import AbsolutePath, absolute
-from condense.methods import METHODS, MethodConfig, Names, NetworkSpec, get_method
+from condense.methods import METHODS, DecoupledConfig, MethodConfig, Names, NetworkSpec, get_method
 from condense.resources import config_path
 from condense.runs import TRACKERS
 
+DISTILLING = "kd_small"
+"""The protocol of methods whose labels are teachers', where nobody chooses one: others leave such labels out."""
 MIRROR_FREE = "_".join(name for name in FULL_STRATEGY.split("_") if name != "flip")
 
 
@@ -259,6 +261,8 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     problems: list[str] = []
     method, dataset, ipc = str(given["method"]), given.get("dataset", "digits"), given.get("ipc", 1)
     recipe = str(given.get("recipe", "auto"))
+    if method in METHODS and issubclass(METHODS[method].Config, DecoupledConfig):
+        below.append(Layer(f"method {method}", {"protocol": DISTILLING}))
     if _is_source(dataset) and not find_source(str(dataset))[0].mirrored:
         below.append(Layer(f"data set {dataset}", {"dsa": MIRROR_FREE}))
     if method in METHODS and isinstance(dataset, str) and isinstance(ipc, int) and ipc >= 1 and recipe != "none":

@@ -3,10 +3,13 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +22,7 @@ from condense.config import EvaluationConfig, Resolved, RunConfig
 from condense.costs import NOTHING, Cost, Meter
 from condense.data import Inputs, RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError, DataError
-from condense.evaluation import NO_VALIDATION, load_protocol
+from condense.evaluation import NO_VALIDATION, load_protocol, load_protocols
 from condense.experts import ExpertPlan, Stream, TrajectoryStore, rank_by_difficulty, train_expert
 from condense.files import write_atomic
 from condense.locks import lock
@@ -31,12 +34,15 @@ from condense.networks import (
     Precision,
     canonical,
     compiling_pays,
+    create,
     has_compiler,
     operations,
 )
+from condense.rng import isolated
 from condense.runs import ProgressDisplay, StopFlag, progress
 from condense.teachers import SqueezePlan, Teacher, held_out_accuracy, squeeze
 
+T = TypeVar("T")
 NUMERICS = 1
 """Raised when a change of the code changes the bits of an expert, a teacher or an evaluation: what is kept is stale."""
 
@@ -72,19 +78,21 @@ def check_run(resolved: Resolved, data: RealData) -> None:
     """Raise ConfigError where the configuration does not fit the data, with all that is wrong.
 
     A class with too few training images, a network or teacher that does not take the images or lacks what a method
-    needs of it, a use of the validation split without one.
+    needs of it, a use of the validation split without one, a key that does not apply, a label store that the protocol
+    does not play back.
     """
     r, method = resolved.run, resolved.method
-    problems = too_few(r.ipc, r, data, method.real_per_class(r.ipc))
+    problems = too_few(r.ipc, r, data, method.real_per_class(r.ipc, data.num_classes))
     problems += method.misfits(r.ipc, data.num_classes, len(data.validation))
     if isinstance(method, DecoupledConfig):
-        problems += _misfits(method.teachers, data)
-        without = {"precision": "fp32", "micro_batch": None, "memory_limit": None}
+        problems += _misfits(method.teachers, data) or _in_vain(method, data)
+        without = {"compile": ("auto", "off"), "precision": ("fp32",), "micro_batch": (None,), "memory_limit": (None,)}
         problems += [
             f"{key} = {getattr(r, key)!r} does not apply to method {r.method!r}, which works with teachers; take it out"
-            for key, default in without.items()
-            if getattr(r, key) != default
+            for key, idle in without.items()
+            if getattr(r, key) not in idle
         ]
+    problems += _unplayed(resolved)
     if r.eval_every and not len(data.validation):
         problems.append("eval_every needs a validation split: set validation above 0, or eval_every to 0")
     misfits = list(dict.fromkeys(_misfits((r.network,), data, r.micro_batch) + _misfits(r.networks, data)))
@@ -99,7 +107,7 @@ def check_run(resolved: Resolved, data: RealData) -> None:
 
 def too_few(ipc: int, config: EvaluationConfig, data: RealData, wanted: int | None = None) -> list[str]:
     """What is wrong if a class has fewer training images than ipc, or than are `wanted` for that."""
-    counts, wanted = torch.bincount(data.train.labels, minlength=data.num_classes), wanted or ipc
+    counts, wanted = torch.bincount(data.train.labels, minlength=data.num_classes), ipc if wanted is None else wanted
     smallest = int(counts.argmin())
     if wanted <= int(counts[smallest]):
         return []
@@ -119,6 +127,35 @@ def _misfits(networks: Sequence[str], data: RealData, micro_batch: int | None = 
         except ConfigError as error:
             problems.append(str(error))
     return problems
+
+
+def _in_vain(method: DecoupledConfig, data: RealData) -> list[str]:
+    """What the method will ask of its teachers in vain."""
+    where = {"channels": data.channels, "size": data.size, "classes": data.num_classes}
+    with isolated(0, "check"):
+        teachers = [Teacher(spec, create(spec, **where), None) for spec in dict.fromkeys(method.teachers)]
+        images = torch.randn(2, data.channels, data.size, data.size)
+    problems = []
+    for trial in method.trials(teachers, images):
+        try:
+            trial()
+        except ConfigError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(problems))
+
+
+def _unplayed(resolved: Resolved) -> list[str]:
+    """What is wrong if the method or a baseline has labels in a store, and the protocol does not play that back."""
+    r = resolved.run
+    configs = {name: METHODS[name].Config() for name in r.baselines} | {r.method: resolved.method}
+    stored = [name for name, config in configs.items() if isinstance(config, DecoupledConfig) and config.stores_labels]
+    if not stored or load_protocol(r.protocol).temperature is not None:
+        return []
+    distilling = [name for name, protocol in load_protocols().items() if protocol.temperature is not None]
+    return [
+        f"protocol = {r.protocol!r} trains on the hard labels alone, and those of {' and '.join(stored)} are what "
+        f"teachers say of views. Choose a protocol that distils: {', '.join(distilling)}"
+    ]
 
 
 def _unchosen(config: EvaluationConfig, data: RealData) -> list[str]:
@@ -244,8 +281,21 @@ def provide(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[Probl
         problem = replace(problem, teacher=theta)
     if Need.POOL in needs:
         teachers, costs["teachers"] = pool(resolved, problem, stop)
-        problem = replace(problem, pool=teachers)
+        problem = replace(problem, pool=teachers, watch=partial(_watch, stop))
     return problem, costs
+
+
+@contextmanager
+def _watch(stop: StopFlag, what: str, steps: int) -> Iterator[Callable[[], None]]:
+    """A `condense.methods.Watch`: gives what shows that one more of the steps is done, and then obeys a stop."""
+    numbers = count()
+    with progress(steps, 0, what) as display:
+
+        def done() -> None:
+            display.update(next(numbers), {})
+            stop.check()
+
+        yield done
 
 
 def _identity(r: RunConfig, problem: Problem, plan: ExpertPlan) -> dict[str, Any]:
@@ -357,18 +407,29 @@ def _rank(problem: Problem, plan: ExpertPlan, stop: StopFlag) -> list[Tensor]:
 
 def teacher(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[Tensor, Cost]:
     """Parameters [P] of one network trained on the training split, from the cache if they are there; and their cost."""
-    held = held_teacher(resolved, problem)
-    if held is not None:
-        return held
-    assert isinstance(resolved.method, TeacherConfig)
-    plan, meter = resolved.method.teacher_plan(resolved.run.dsa), Meter(problem.device)
-    with progress(plan.epochs, 0, "teacher") as display:
-        *_, theta = _watched(_train(problem, plan, 0, "teacher"), display, 0, stop)
-    cost, file = meter.read(), teacher_file(resolved, problem)
+    file = teacher_file(resolved, problem)
+
+    def train() -> tuple[Tensor, Cost]:
+        assert isinstance(resolved.method, TeacherConfig)
+        plan, meter = resolved.method.teacher_plan(resolved.run.dsa), Meter(problem.device)
+        with progress(plan.epochs, 0, "teacher") as display:
+            *_, theta = _watched(_train(problem, plan, 0, "teacher"), display, 0, stop)
+        cost = meter.read()
+        kept = {"theta": theta.cpu(), "cost": torch.tensor([cost.seconds, cost.peak_bytes], dtype=torch.float64)}
+        write_atomic(file, save(kept))
+        return theta.to(problem.device), cost
+
+    return _once(file, lambda: held_teacher(resolved, problem), train, stop)
+
+
+def _once(file: Path, look: Callable[[], T | None], make: Callable[[], T], stop: StopFlag) -> T:
+    """What `look` finds in the cache, at `file`; else `make` puts it there, in one process while the others wait."""
+    if (found := look()) is not None:
+        return found
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"theta": theta.cpu(), "cost": torch.tensor([cost.seconds, cost.peak_bytes], dtype=torch.float64)}
-    write_atomic(file, save(kept))
-    return theta.to(problem.device), cost
+    with lock(file.with_suffix(".lock"), wait=stop.check):
+        found = look()  # as another process may just have left it
+        return make() if found is None else found
 
 
 def held_teacher(resolved: Resolved, problem: Problem) -> tuple[Tensor, Cost] | None:
@@ -392,21 +453,19 @@ def teacher_file(resolved: Resolved, problem: Problem) -> Path:
 def pool(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[tuple[Teacher, ...], Cost]:
     """The run's teachers, each from the cache if it is there; and what their training took in all.
 
-    A stop is obeyed between two epochs; the teacher it interrupts is trained again next time, to the same bits.
+    A stop is obeyed between two epochs; the teacher it interrupts is trained again next time, to the same bits. While
+    another process trains a teacher, this one waits for it.
     """
     teachers, total = [], NOTHING
     for plan, index in pool_plans(resolved, problem.data):
-        held = held_in_pool(resolved, problem, plan, index)
-        if held is None:
-            held = _squeezed(problem, plan, index, stop)
-            file = pool_file(resolved, problem, plan, index)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            made, cost = held
-            accuracy = torch.nan if made.accuracy is None else made.accuracy
-            numbers = torch.tensor([accuracy, cost.seconds, cost.peak_bytes], dtype=torch.float64)
-            write_atomic(file, save({**made.state(), "numbers": numbers}))
-        teachers.append(held[0])
-        total = Cost(total.seconds + held[1].seconds, max(total.peak_bytes, held[1].peak_bytes))
+        found, cost = _once(
+            pool_file(resolved, problem, plan, index),
+            partial(held_in_pool, resolved, problem, plan, index),
+            partial(_squeezed, resolved, problem, plan, index, stop),
+            stop,
+        )
+        teachers.append(found)
+        total = Cost(total.seconds + cost.seconds, max(total.peak_bytes, cost.peak_bytes))
     return tuple(teachers), total
 
 
@@ -424,17 +483,22 @@ def pool_plans(resolved: Resolved, data: RealData) -> list[tuple[SqueezePlan, in
     return [(plan, plans[:place].count(plan)) for place, plan in enumerate(plans)]
 
 
-def _squeezed(problem: Problem, plan: SqueezePlan, index: int, stop: StopFlag) -> tuple[Teacher, Cost]:
+def _squeezed(
+    resolved: Resolved, problem: Problem, plan: SqueezePlan, index: int, stop: StopFlag
+) -> tuple[Teacher, Cost]:
+    """A teacher, trained and put into the cache; and what it took."""
     data, meter = problem.data, Meter(problem.device)
     epochs = squeeze(plan, problem.inputs, data.train.labels, classes=data.num_classes, seed=problem.seed, index=index)
-    with progress(plan.epochs, 0, f"teacher {plan.network}") as display:
-        for epoch, trained in enumerate(epochs):
-            stop.check()
-            display.update(epoch, {})
+    with _watch(stop, f"teacher {plan.network}", plan.epochs) as done:
+        for trained in epochs:
+            done()
             module = trained
     held_out = Inputs(data.validation, problem.preprocessing)
-    accuracy = held_out_accuracy(module, held_out, data.validation.labels)
-    return Teacher(plan.network, module, accuracy), meter.read()
+    made = Teacher(plan.network, module, held_out_accuracy(module, held_out, data.validation.labels))
+    cost, accuracy = meter.read(), torch.nan if made.accuracy is None else made.accuracy
+    numbers = torch.tensor([accuracy, cost.seconds, cost.peak_bytes], dtype=torch.float64)
+    write_atomic(pool_file(resolved, problem, plan, index), save({**made.state(), "numbers": numbers}))
+    return made, cost
 
 
 def held_in_pool(resolved: Resolved, problem: Problem, plan: SqueezePlan, index: int) -> tuple[Teacher, Cost] | None:
@@ -456,8 +520,10 @@ def held_in_pool(resolved: Resolved, problem: Problem, plan: SqueezePlan, index:
 
 
 def pool_file(resolved: Resolved, problem: Problem, plan: SqueezePlan, index: int) -> Path:
-    """Where a teacher of the pool is or will be."""
+    """Where a teacher of the pool is or will be. One that was trained on another type of device is another teacher."""
     identity = _training_identity(resolved.run, problem) | plan.model_dump() | {"index": index, "squeezed": True}
+    if problem.device.type != "cpu":
+        identity["device"] = problem.device.type
     return cache_dir() / "teachers" / f"{digest(identity)[:32]}.safetensors"
 
 

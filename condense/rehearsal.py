@@ -20,7 +20,7 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from condense import provide
 from condense.artifact import STORE_TYPES
@@ -28,7 +28,7 @@ from condense.comparison import FULL_DATA, Comparison, baseline, missing_baselin
 from condense.config import Resolved, read_resolved
 from condense.costs import Meter
 from condense.data import Inputs, Split
-from condense.errors import CondenseError, NumericsError
+from condense.errors import CondenseError, ConfigError, NumericsError
 from condense.evaluation import TEST_BATCH, Protocol, TestSet, TrainingSet
 from condense.experts import ExpertPlan, train_expert
 from condense.methods import (
@@ -42,8 +42,10 @@ from condense.methods import (
     Trajectories,
 )
 from condense.methods.coreset import EmbeddedCoreset
-from condense.networks import Network
+from condense.methods.kd_subset import KDSubsetConfig
+from condense.networks import Network, batch_norms, create
 from condense.precision import precision_cosine
+from condense.rng import isolated
 from condense.synthetic import DistilledSet, State
 from condense.teachers import SqueezePlan, Teacher, squeeze
 
@@ -51,6 +53,8 @@ TRY_SECONDS = 3.0
 """For units that are short: what a draw, or the order of blocks in memory, does shows after some of them only."""
 UPDATES = 5
 """Of a network that is evaluated."""
+FEW = 16
+"""Images whose statistics a stand-in for a teacher has."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,15 @@ class Phase:
 
 
 class Made(NamedTuple):
-    """What a run holds once its set is made: `training` is that set, or as many real images."""
+    """What a run holds once its set is made: `training` is that set, or as many real images.
+
+    `labels` is how teachers labelled it, where they did.
+    """
 
     problem: Problem
     state: State
     training: TrainingSet
+    labels: Phase | None = None
 
 
 class NearbyExperts:
@@ -104,15 +112,16 @@ class Rehearsal:
         made = yield from self.making(self._resolved)
         if r.eval_every:
             times = self._resolved.method.iterations // r.eval_every
-            log = self._evaluation("validation", made.training, r.network, comparison.protocol, data.validation, 1)
-            yield from (replace(phase, units=times * phase.units) for phase in log)
+            log = [*self._evaluation("validation", made.training, r.network, comparison.protocol, data.validation, 1)]
+            labels = [] if made.labels is None else [replace(made.labels, name="validation", set_bytes=0)]
+            yield from (replace(phase, units=times * phase.units) for phase in log + labels)
         for network in r.networks:
             title = f"evaluation of {r.method}"
             yield from self._evaluation(title, made.training, network, comparison.protocol, data.test, r.eval_repeats)
         for name, networks in missing_baselines(self._resolved, self._problem).items():
             training = comparison.everything
             if networks and name != FULL_DATA:
-                _, _, training = yield from self.making(baseline(name, self._resolved))
+                training = (yield from self.making(baseline(name, self._resolved))).training
             for network in networks:
                 title, protocol = f"evaluation of {name}", comparison.protocol_for(name)
                 yield from self._evaluation(title, training, network, protocol, data.test, r.eval_repeats)
@@ -144,29 +153,42 @@ class Rehearsal:
             phase = self._tried("distillation", method.iterations, step, first=step)
             yield replace(phase, state_bytes=sum(tensor.nbytes for tensor in state.values()))
         if isinstance(method, DecoupledConfig):
-            return Made(problem, state, (yield from self._labelled(name, method, problem, state)))
+            labelled, phase = self._labelled(name, method, problem, state)
+            yield phase
+            return Made(problem, state, labelled, phase)
         return Made(problem, state, training_set(condenser.distilled(state, problem)))
 
     def _labelled(
         self, name: str, method: DecoupledConfig, problem: Problem, state: State
-    ) -> Generator[Phase, None, TrainingSet]:
-        """The set with its labels. Of those that come by epochs one is made, and stands for all."""
-        made: list[DistilledSet] = []
+    ) -> tuple[TrainingSet, Phase]:
+        """The set, and how it got its labels. Of those that come by epochs one is made, and stands for all.
+
+        Raises ConfigError for labels that are not finite.
+        """
+        made: deque[DistilledSet] = deque(maxlen=1)
         condenser = METHODS[name](method.model_copy(update={"label_epochs": 1}))
-        phase = self._tried("labels", method.label_epochs, lambda: made.append(condenser.distilled(state, problem)))
-        found = made[-1]
+
+        def label() -> None:
+            made.clear()
+            try:
+                made.append(condenser.distilled(state, problem))
+            except NumericsError as error:
+                raise ConfigError(f"the run would not get to its end. In its rehearsal, {error}") from error
+
+        phase = self._tried("labels", method.label_epochs, label)
+        (found,) = made
         if found.store is None:
             phase = replace(phase, units=1)
         else:
             found = replace(found, store=found.store.repeated(method.label_epochs))
-        yield replace(phase, set_bytes=bytes_of(found))
-        return training_set(found)
+        return training_set(found), replace(phase, set_bytes=bytes_of(found))
 
     def _provided(self, resolved: Resolved) -> Generator[Phase, None, tuple[MethodConfig, Problem]]:
         """As `provide.provide` does it; and the method's configuration, with one expert where others stand in.
 
         These all say the same, so a start that looks for an expert which knows an image would ask them all, in vain.
-        What many experts say at the start is little beside their training.
+        What many experts say at the start is little beside their training. Networks that score real images are tried
+        here too, and random images stand for those with the best scores.
         """
         problem, method, needs = self._problem, resolved.method, METHODS[resolved.run.method].needs
         held: Trajectories
@@ -192,14 +214,18 @@ class Rehearsal:
                 found = provide.held_in_pool(resolved, problem, squeezed, index)
                 file = provide.pool_file(resolved, problem, squeezed, index)
                 if found is None and file not in self._taught:
-                    yield self._squeezing(squeezed)
+                    yield self._squeezing("teachers", squeezed, squeezed.epochs)
                     self._taught.add(file)
                 teachers.append(found[0] if found else self._stand_in(squeezed))
             problem = replace(problem, pool=tuple(teachers))
+        if isinstance(method, KDSubsetConfig) and method.score != "random":
+            like_the_first, *_ = method.plans(resolved.run.dsa)
+            yield self._squeezing("scores", like_the_first, method.score_networks * method.score_epochs)
+            method = method.model_copy(update={"score": "random"})
         return method, problem
 
-    def _squeezing(self, plan: SqueezePlan) -> Phase:
-        """Of a teacher. A unit is a batch."""
+    def _squeezing(self, name: str, plan: SqueezePlan, epochs: int) -> Phase:
+        """Of networks for so many epochs in all. A unit is a batch."""
         problem, train = self._problem, self._problem.data.train
         problem.inputs  # noqa: B018 (which whitens all of them)
         batch, once = min(plan.batch, len(train)), plan.model_copy(update={"epochs": 1})
@@ -209,17 +235,22 @@ class Rehearsal:
         def train_on_a_batch() -> None:
             deque(squeeze(once, inputs, part.labels, classes=classes, seed=problem.seed, index=0), maxlen=0)
 
-        return self._tried("teachers", plan.epochs * math.ceil(len(train) / batch), train_on_a_batch)
+        return self._tried(name, epochs * math.ceil(len(train) / batch), train_on_a_batch)
 
     def _stand_in(self, plan: SqueezePlan) -> Teacher:
-        """In place of a teacher: the network as it starts, with the statistics of one batch."""
-        data, problem = self._problem.data, self._problem
-        few = Split(data.train.images[: plan.batch], data.train.labels[: plan.batch])
-        still = plan.model_copy(update={"epochs": 1, "lr": 1e-30})
-        (module,) = squeeze(
-            still, Inputs(few, problem.preprocessing), few.labels, classes=data.num_classes, seed=0, index=0
-        )
+        """In place of a teacher: the network as it starts, with the statistics that a few images have in it."""
+        data, few = self._problem.data, self._real_images(FEW).images
+        module = self._untrained(plan.network).to(few)
+        with isolated(0, "rehearsal"), torch.no_grad():  # some networks have dropout
+            for norm in batch_norms(module):
+                norm.momentum = None  # statistics are the mean of all batches', and there is one
+            module.train()(few)
         return Teacher(plan.network, module, 1 / data.num_classes if len(data.validation) else None)
+
+    def _untrained(self, spec: str) -> nn.Module:
+        data = self._problem.data
+        with isolated(0, "rehearsal"):
+            return create(spec, channels=data.channels, size=data.size, classes=data.num_classes)
 
     def _training(self, name: str, plan: ExpertPlan, networks: int) -> Phase:
         """Of networks on the real images. A unit is a batch; the first time the last, smaller one of an epoch too."""
@@ -256,7 +287,7 @@ class Rehearsal:
         compiling = max(0.0, ticks[-1] - ticks[0] - UPDATES * update) if made.compiled else 0.0
         repeats = repeats or protocol.networks
         pilots = len(protocol.rates(training.lr)) if protocol.lrs else 0
-        updates = (repeats + pilots) * training.plan(protocol).steps(len(training))
+        updates = (repeats + pilots) * training.updates(protocol, self._untrained(network))
         tests = repeats * _batches(test) + pilots * _batches(self._problem.data.validation)
         yield Phase(title, updates, update, compiling, peak)
         yield Phase(title, tests, end - ticks[-1], 0.0, peak)

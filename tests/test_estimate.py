@@ -29,8 +29,8 @@ from condense.runs import StopFlag
 def quick(tmp_path, monkeypatch):
     monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(rehearsal, "TRY_SECONDS", 0.0)
-    short = replace(load_protocol("quick"), epochs=7, full_data_epochs=2)
-    monkeypatch.setattr(protocols, "load_protocols", lambda: {"quick": short})
+    short = {name: replace(load_protocol(name), epochs=7, full_data_epochs=2) for name in ("quick", "kd_small")}
+    monkeypatch.setattr(protocols, "load_protocols", lambda: short)
 
 
 def prepared(**values):
@@ -175,12 +175,23 @@ def test_evaluation_units_are_those_of_the_run(monkeypatch, tmp_path):
     assert predicted[names[2]] == [2 * 2 * 6, 2]  # 1295 images, 256 a batch
 
 
+@pytest.mark.parametrize("network, updates", [("convnet:width=4", 2 * 7), ("convnet:width=4,norm=batch", 7)])
+def test_a_last_batch_of_one_image_counts_where_it_is_trained_on(network, updates, monkeypatch, tmp_path):
+    short = replace(load_protocol("quick"), batch=19)
+    monkeypatch.setattr(protocols, "load_protocols", lambda: {"quick": short})
+    resolved, problem = prepared(eval_networks=[network], iterations=0)
+    predicted = units(rehearsed(resolved, problem))["evaluation of ftd"][0]
+    (made,) = api.run(resolved, tmp_path / "run").evaluations
+    assert predicted == made.updates == updates
+
+
 @pytest.mark.parametrize("labels, units_of_labels", [("static", 1), ("dynamic", 5)])
 def test_labels_are_made_once_or_epoch_by_epoch(labels, units_of_labels):
-    teachers = {"teachers": ["convnet:width=4,norm=batch"], "teacher_epochs": 1, "label_epochs": 5, "labels": labels}
+    teachers = {"teachers": ["convnet:width=4,norm=batch"], "teacher_epochs": 1, "labels": labels}
+    teachers |= {} if labels == "static" else {"label_epochs": 5}
     predicted = units(rehearsed(*prepared(**dict.fromkeys(NOT_ITS_OWN) | {"method": "infer"} | teachers)))
     assert predicted["labels"] == [units_of_labels] and predicted["distillation"] == [1, 4]
-    assert predicted["evaluation of infer"] == [7, 1]
+    assert predicted["evaluation of infer"] == [7 if labels == "static" else 5, 1]
 
 
 def test_what_is_in_the_cache_takes_no_time(tmp_path):

@@ -4,11 +4,13 @@ import json
 import time
 
 import pytest
+import torch
 
 from condense import api, provide
 from condense.config import Layer, fields, resolve
 from condense.errors import NumericsError
 from condense.locks import lock
+from condense.runs import StopFlag
 
 SMALL = {"network": "convnet:width=4,depth=1", "max_start_epoch": 1, "expert_epochs": 1, "recipe": "none", "ipc": 1}
 IDENTITY = {
@@ -91,6 +93,22 @@ def test_who_waited_for_a_store_that_is_complete_then_trains_nothing(tmp_path, m
 
     monkeypatch.setattr(provide, "lock", locked_by_another)
     buffer("pad", tmp_path / "store", num_experts=1, **SCORES)
+
+
+def test_who_waited_for_a_teacher_then_does_not_train_it(monkeypatch):
+    given = {"method": "kmeans", "network": "mlp", "teacher_epochs": 1}
+    resolved, problem = api.prepare(resolve([Layer("test", given)]))
+    made = []
+
+    def locked_by_another(path, wait):
+        monkeypatch.setattr(provide, "lock", lock)
+        made.append(provide.teacher(resolved, problem, StopFlag()))
+        monkeypatch.setattr(provide, "train_expert", None)
+        return lock(path, wait)
+
+    monkeypatch.setattr(provide, "lock", locked_by_another)
+    theta, cost = provide.teacher(resolved, problem, StopFlag())
+    assert torch.equal(theta, made[0][0]) and cost == made[0][1]
 
 
 def test_the_networks_that_rank_are_part_of_what_the_experts_cost(tmp_path, rankings):

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from condense.errors import DataError
 from condense.evaluation.protocols import Protocol
+from condense.networks import images_per_epoch
 from condense.synthetic import LabelStore
 
 TEST_BATCH = 512
@@ -97,6 +98,16 @@ class TrainingSet(_Images):
         """The protocol as it trains on this set."""
         store = self.played(protocol)
         return protocol if store is None else protocol.on_store(store)
+
+    def updates(self, protocol: Protocol, model: nn.Module) -> int:
+        """Steps of the optimiser of a network like `model` that is trained on this set by the protocol.
+
+        Raises DataError for batch norm and a single image.
+        """
+        store = self.played(protocol)
+        if store is not None:
+            return store.views.epochs * len(store.views.batches)
+        return protocol.steps(images_per_epoch(model, len(self), protocol.batch))
 
     def check(self, what: str, classes: int) -> None:
         super().check(what, classes)

@@ -94,16 +94,16 @@ def train_network(
     model.train()
     theta = nn.Parameter(parameters_to_vector(model.parameters()).detach())
     optimizer = _optimizer(model.parameters() if compiled is None else [theta], protocol, lr)
+    updates = training.updates(protocol, model) if updates is None else updates
     store, protocol = training.played(protocol), training.plan(protocol)
     if store is not None:
         assert protocol.temperature is not None
-        batches, steps = replayed(training, store, protocol.temperature), updates
+        batches = replayed(training, store, protocol.temperature)
     else:
         n = images_per_epoch(model, len(training), protocol.batch)
         batches = drawn(training, protocol, augment, mix, images=n, seed=seed, stream=stream, index=index)
-        steps = protocol.steps(n) if updates is None else updates
     step, loss = 0, torch.tensor(torch.nan)
-    for epoch, parts in islice(batches, steps):
+    for epoch, parts in islice(batches, updates):
         for group in optimizer.param_groups:
             group["lr"] = protocol.rate(lr, epoch, step)
         optimizer.zero_grad()

@@ -41,6 +41,7 @@ from condense.methods.base import (
     Trajectories,
     get_method,
     list_methods,
+    unwatched,
 )
 from condense.methods.decoupled import DecoupledConfig
 
@@ -84,4 +85,5 @@ __all__ = [
     "rded",
     "sre2l",
     "tesla",
+    "unwatched",
 ]

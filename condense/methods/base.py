@@ -4,7 +4,8 @@ A condenser is given a `Problem` (real data, network, experts, randomness by add
 `State`. It never sees the loop, the run folder, a tracker or the evaluator.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -61,7 +62,7 @@ class MethodConfig(BaseModel):
         """Images that pass through the network, forward and backward, in one iteration; forward alone is a third."""
         return 0
 
-    def real_per_class(self, ipc: int) -> int:
+    def real_per_class(self, ipc: int, classes: int) -> int:  # noqa: ARG002
         """Real training images that each class must have."""
         return ipc
 
@@ -69,10 +70,28 @@ class MethodConfig(BaseModel):
         """What is wrong with this configuration for so many images per class, classes and held-out images."""
         return []
 
+    def idle(self, where: str, *keys: str) -> list[str]:
+        """What is wrong with keys that do nothing `where` the others are so: those that are not at their defaults."""
+        defaults = {key: type(self).model_fields[key].default for key in keys}
+        return [
+            f"{key} = {getattr(self, key)!r} does nothing where {where}: leave it out, or give its default, {default!r}"
+            for key, default in defaults.items()
+            if getattr(self, key) != default
+        ]
+
     @property
     def cells(self) -> int:
         """Images to train on in each stored one."""
         return 1
+
+
+Watch = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+"""From the name of a part of the work and its number of steps to what is to be called after each; may raise to stop."""
+
+
+def unwatched(what: str, steps: int) -> AbstractContextManager[Callable[[], None]]:  # noqa: ARG001 (a Watch)
+    """Nobody looks, and nobody stops."""
+    return nullcontext(lambda: None)
 
 
 class Trajectories(Protocol):
@@ -87,7 +106,8 @@ class Trajectories(Protocol):
 class Problem:
     """What a condenser may know. `augmentation` is the DSA of the data set; `teacher` a flat parameter vector [P].
 
-    The pool are teachers of whatever networks; with running statistics, where they have batch norm.
+    The pool are teachers of whatever networks; with running statistics, where they have batch norm. `watch` is for work
+    that takes long outside of `step`: it shows how much is done, and obeys a stop between two steps.
     """
 
     data: RealData
@@ -99,6 +119,7 @@ class Problem:
     experts: Trajectories | None = None
     teacher: Tensor | None = None
     pool: tuple[Teacher, ...] = ()
+    watch: Watch = unwatched
 
     @property
     def device(self) -> torch.device:

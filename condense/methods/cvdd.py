@@ -69,6 +69,8 @@ class CVDDConfig(PixelsConfig):
                 "vote = 'prior' weighs teachers by their accuracy on a validation split, and there is none. Set "
                 "validation above 0, or vote to 'equal'"
             )
+        if self.vote == "equal":
+            found += self.idle("vote = 'equal'", "vote_temperature", "label_temperature")
         return found
 
 
@@ -82,16 +84,14 @@ class CVDD(RecoverPixels[CVDDConfig]):
   year = {2025}, eprint = {2501.07575}, archivePrefix = {arXiv}}"""
     Config: ClassVar[type[MethodConfig]] = CVDDConfig
 
-    def voters(self, problem: Problem, index: int) -> Sequence[Voter]:
-        """V, and p."""
-        pool = problem.pool
+    def committees(self, problem: Problem) -> Sequence[Sequence[Voter]]:
+        """All V, each with its p."""
         choices = sorted(
-            combinations(range(len(pool)), min(self.config.voters, len(pool))),
-            key=lambda chosen: -sum(pool[j].accuracy or 0 for j in chosen),
+            combinations(problem.pool, min(self.config.voters, len(problem.pool))),
+            key=lambda chosen: -sum(teacher.accuracy or 0 for teacher in chosen),
         )
-        chosen = [pool[j] for j in choices[index % len(choices)]]
-        weights = self.weights(chosen, self.config.vote_temperature)
-        return [Voter(weight, teacher) for weight, teacher in zip(weights, chosen, strict=True)]
+        weights = [self.weights(chosen, self.config.vote_temperature) for chosen in choices]
+        return [[*map(Voter, *voters)] for voters in zip(weights, choices, strict=True)]
 
     def label_weights(self, problem: Problem) -> list[float]:
         """w"""

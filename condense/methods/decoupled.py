@@ -6,6 +6,7 @@ a student will train, each image is cut, mirrored and mixed, and the teachers sa
 say is kept with the numbers that make the view again, as Shen and Xing do (FKD, ECCV 2022, arXiv 2112.01528).
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, ClassVar, Generic, Literal, TypeVar, cast
 
 import torch
@@ -18,13 +19,14 @@ from condense.synthetic import (
     LabelStore,
     ShownBatch,
     State,
+    StoreKind,
     Views,
     draw_views,
     hard_labels,
     parts,
     relabel,
 )
-from condense.teachers import SqueezePlan
+from condense.teachers import SqueezePlan, Teacher
 
 VIEW = "what a view shows: resized, a part, enlarged; shifted, all of the image, moved by up to an eighth; none, all"
 
@@ -55,6 +57,14 @@ class DecoupledConfig(MethodConfig):
         None, ge=2, description="images that teachers label, and students take, together, by `batch`; none: label_batch"
     )
 
+    def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
+        found = super().misfits(ipc, classes, validation)
+        if self.label_view != "resized":
+            found += self.idle(f"label_view = {self.label_view!r}", "label_area")
+        if self.label_bn == "eval":
+            found += self.idle("label_bn = 'eval'", "label_group")
+        return found
+
     def plans(self, dsa: str) -> list[SqueezePlan]:
         """How each teacher is trained; `dsa` is the run's augmentation strategy, which says what may be mirrored."""
         return [
@@ -70,6 +80,19 @@ class DecoupledConfig(MethodConfig):
             )
             for spec in self.teachers
         ]
+
+    def trials(self, teachers: Sequence[Teacher], images: Tensor) -> Iterator[Callable[[], object]]:  # noqa: ARG002
+        """What the method will ask of its teachers, to be tried before they are trained.
+
+        `teachers` are untrained, each kind once and in their order; `images` [2, ch, s, s] are of no meaning. Calling
+        one raises ConfigError if it is asked in vain.
+        """
+        yield from ()
+
+    @property
+    def stores_labels(self) -> bool:
+        """Whether the set has a label store, of which only protocols that distil take notice."""
+        return True
 
 
 C = TypeVar("C", bound=DecoupledConfig)
@@ -124,8 +147,15 @@ class Decoupled(Generic[C]):
 
     def store(self, problem: Problem, images: Tensor, labels: Tensor, views: Views) -> LabelStore:  # noqa: ARG002
         """What the teachers say of views of the images, whose classes are `labels` [n]. By default their logits."""
-        logits = relabel(images, views, lambda batch: self.label(problem, batch))
+        logits = self.values(problem, images, views, "logits", lambda batch: self.label(problem, batch))
         return LabelStore(views, "logits", logits, group=self.shared)
+
+    def values(
+        self, problem: Problem, images: Tensor, views: Views, kind: StoreKind, label: Callable[[ShownBatch], Tensor]
+    ) -> Tensor:
+        """Those of a store of this kind, as `relabel` makes them, watched."""
+        with problem.watch("labels", views.epochs * len(views.batches)) as done:
+            return relabel(images, views, label, what=f"{self.name}: {kind}", poll=done)
 
     def distilled(self, state: State, problem: Problem) -> DistilledSet:
         c, images = self.config, self.images(state, problem)

@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from condense.methods.base import MethodConfig, Names, NetworkSpec, Problem, register
+from condense.methods.base import MethodConfig, Names, NetworkSpec, Problem, check_finite, register
 from condense.methods.decoupled import VIEW
 from condense.methods.recover import Block, Recover, RecoverConfig, Voter
 from condense.synthetic import (
@@ -61,12 +61,25 @@ class InferConfig(RecoverConfig):
     label_view: Literal["resized", "shifted", "none"] = Field("shifted", description=VIEW)
     label_mix: Literal["cutmix", "mixup", "none"] = Field("mixup", description="how two views become one")
 
+    @property
+    def stores_labels(self) -> bool:
+        """Static labels are those of the set itself."""
+        return self.labels == "dynamic"
+
     def groups(self, ipc: int, classes: int) -> int:
         """K"""
         return ipc * classes // (classes + len(self.teachers))
 
+    def real_per_class(self, ipc: int, classes: int) -> int:
+        """One for each group."""
+        return self.groups(ipc, classes)
+
     def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
         found = super().misfits(ipc, classes, validation)
+        if self.labels == "static":
+            found += self.idle("labels = 'static'", "label_epochs", "label_view", "label_mix")
+            if self.label_bn == "eval" or self.label_group:
+                found += self.idle("labels = 'static' and it is no group of batch norm", "label_batch")
         if not self.groups(ipc, classes):
             m = len(self.teachers)
             found.append(
@@ -131,5 +144,7 @@ class Infer(Recover[InferConfig]):
         else:
             images = self.images(state, problem)
             rows = torch.arange(len(images), device=images.device)
-            made = DistilledSet(images, self.label(problem, ShownBatch(images, rows, rows, 1.0)).softmax(1))
+            labels = self.label(problem, ShownBatch(images, rows, rows, 1.0)).softmax(1)
+            check_finite(self.name, self.config.iterations, {"labels": labels})
+            made = DistilledSet(images, labels)
         return replace(made, images=state["images"], compensators=self.compensators(state))

@@ -12,7 +12,9 @@ else as in the methods that make them. The other subsets are the images of each 
 of `condense.teachers.hardness`.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -24,7 +26,7 @@ from condense.methods.base import MethodConfig, Problem, register
 from condense.methods.coreset import CoresetConfig
 from condense.methods.decoupled import Decoupled, DecoupledConfig
 from condense.synthetic import LabelStore, State, Views, sample_per_class
-from condense.teachers import Score, hardness
+from condense.teachers import Score, Teacher, hardness, last_linear
 
 LEAST = 0.1
 """The smallest alpha that the rule gives."""
@@ -49,12 +51,19 @@ class KDSubsetConfig(CoresetConfig, DecoupledConfig):
 
     def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
         found = super().misfits(ipc, classes, validation)
-        if self.score != "random" and self.score_epochs > self.teacher_epochs:
+        if self.score == "random":
+            found += self.idle("score = 'random'", "keep", "score_networks", "score_epochs")
+        elif self.score_epochs > self.teacher_epochs:
             found.append(
                 f"score_epochs = {self.score_epochs}: networks that score are trained as the first teacher is, for its "
                 f"first epochs, and it has teacher_epochs = {self.teacher_epochs}. Lower score_epochs"
             )
         return found
+
+    def trials(self, teachers: Sequence[Teacher], images: Tensor) -> Iterator[Callable[[], object]]:
+        yield from super().trials(teachers, images)
+        if self.score == "grand":
+            yield partial(last_linear, teachers[0].name, teachers[0].module, images)
 
 
 @register
@@ -73,16 +82,18 @@ class KDSubset(Decoupled[KDSubsetConfig]):
         c, data = self.config, problem.data
         if c.score == "random":
             return sample_per_class(problem.members, problem.ipc, problem.rng("init.images"))
-        scores = hardness(
-            c.score,
-            c.plans(problem.augmentation.strategy)[0],
-            problem.inputs,
-            data.train.labels,
-            classes=data.num_classes,
-            seed=rng.address(problem.seed, "scores"),  # so that none of them is a teacher in its youth
-            networks=c.score_networks,
-            epochs=c.score_epochs,
-        ).cpu()
+        with problem.watch("scores", c.score_networks * c.score_epochs) as done:
+            scores = hardness(
+                c.score,
+                c.plans(problem.augmentation.strategy)[0],
+                problem.inputs,
+                data.train.labels,
+                classes=data.num_classes,
+                seed=rng.address(problem.seed, "scores"),  # so that none of them is a teacher in its youth
+                networks=c.score_networks,
+                epochs=c.score_epochs,
+                poll=done,
+            ).cpu()
         rows = []
         for label, members in enumerate(problem.members):
             drawn = members[torch.randperm(len(members), generator=problem.rng("ties", label))]

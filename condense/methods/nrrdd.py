@@ -16,6 +16,7 @@ Tran, Le, Le, Do and Phung, "Enhancing Dataset Distillation via Non-Critical Reg
 Of the paper's numbers none could be had, and no code: the defaults are ours.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -35,8 +36,8 @@ from condense.synthetic import (
     adam_,
     clamp_to_pixels,
     hard_labels,
-    relabel,
 )
+from condense.teachers import Teacher, class_map
 
 
 class NRRDDConfig(PixelsConfig):
@@ -47,6 +48,27 @@ class NRRDDConfig(PixelsConfig):
     eps: float = Field(0.5, gt=0, le=1, description="activation, of 0 to 1, from which on a pixel never changes")
     labels: StoreKind = Field("distances", description="of a view: the teachers' logits, or two distances (DBR)")
     dbr_weight: float = Field(1.0, ge=0, description="weight of these distances in a student's loss")
+
+    def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
+        found = super().misfits(ipc, classes, validation)
+        if self.labels == "logits":
+            found += self.idle("labels = 'logits'", "dbr_weight")
+        return found
+
+    def trials(self, teachers: Sequence[Teacher], images: Tensor) -> Iterator[Callable[[], object]]:
+        """The first teacher has maps, of more than one position."""
+        yield from super().trials(teachers, images)
+        first = teachers[0]
+
+        def see() -> None:
+            maps = class_map(first.name, first.module, images, torch.zeros(len(images), dtype=torch.int64))
+            if maps[0].numel() == 1:
+                raise ConfigError(
+                    f"teachers: {first.name!r} sees an image of {images.shape[-1]} px at a single position, so nothing "
+                    "in it is critical. Put one first that shrinks it less, such as convnet:norm=batch"
+                )
+
+        yield see
 
 
 @register
@@ -62,16 +84,9 @@ class NRRDD(RecoverPixels[NRRDDConfig]):
     Config: ClassVar[type[MethodConfig]] = NRRDDConfig
 
     def init(self, problem: Problem) -> State:
-        """Raises ConfigError for a first teacher without activation maps, or with maps that are the same everywhere."""
         state = super().init(problem)
         labels = hard_labels(problem.data.num_classes, problem.ipc, problem.device)
-        teacher = problem.pool[0]
-        seen = teacher.activation_map(state["images"], labels)
-        if not bool(seen.any()):
-            raise ConfigError(
-                f"teachers: {teacher.name!r} sees an image of {problem.data.size} px at a single position, so nothing "
-                "in it is critical. Put one first that shrinks it less, such as convnet:norm=batch"
-            )
+        seen = problem.pool[0].activation_map(state["images"], labels)
         return state | {"mask": (self.config.eps - seen).clamp(min=0).unsqueeze(1)}
 
     def move(self, state: State, problem: Problem, gradient: Tensor, lr: float) -> None:
@@ -88,5 +103,5 @@ class NRRDD(RecoverPixels[NRRDDConfig]):
         def of_batch(batch: ShownBatch) -> Tensor:
             return distances(self.label(problem, batch), labels[batch.rows], labels[batch.partner_rows])
 
-        values = relabel(images, views, of_batch)
+        values = self.values(problem, images, views, "distances", of_batch)
         return LabelStore(views, "distances", values, weight=self.config.dbr_weight, group=self.shared)

@@ -30,7 +30,7 @@ class PatchConfig(MethodConfig):
     crops: int = Field(5, ge=1, description="patches of each image that are looked at; the best is a candidate")
     patch_factor: Literal[1, 2, 3, 4] = Field(1, description="each image is patch_factor x patch_factor patches")
 
-    def real_per_class(self, ipc: int) -> int:
+    def real_per_class(self, ipc: int, classes: int) -> int:  # noqa: ARG002
         """One for each patch."""
         return ipc * self.patch_factor**2
 

@@ -13,7 +13,9 @@ blocks move in an iteration, where published code makes them one after another: 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import cycle
 from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
@@ -52,9 +54,13 @@ class RecoverConfig(DecoupledConfig):
 
     def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
         found = super().misfits(ipc, classes, validation)
-        if self.view == "whole" and self.view_easy:
-            found.append(f"view_easy = {self.view_easy} is for resized views: give view = 'resized'")
+        if self.view == "whole":
+            found += self.idle("view = 'whole'", "view_area", "view_easy")
         return found
+
+    def trials(self, teachers: Sequence[Teacher], images: Tensor) -> Iterator[Callable[[], object]]:
+        yield from super().trials(teachers, images)
+        yield from (partial(teacher.describe, images) for teacher in teachers)
 
 
 class PixelsConfig(RecoverConfig, PatchConfig):
@@ -63,9 +69,20 @@ class PixelsConfig(RecoverConfig, PatchConfig):
     init: Start = Field("noise", description=START)
     class_batch: int = Field(100, ge=1, description="classes of a block at most")
 
-    def real_per_class(self, ipc: int) -> int:
+    def real_per_class(self, ipc: int, classes: int) -> int:
         """One for each patch, if the images start from any."""
-        return ipc if self.init in ("noise", "real") else super().real_per_class(ipc)
+        return ipc if self.init in ("noise", "real") else super().real_per_class(ipc, classes)
+
+    def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
+        found = super().misfits(ipc, classes, validation)
+        if self.init in ("noise", "real"):
+            found += self.idle(f"init = {self.init!r}", "candidates", "crops", "patch_factor")
+        return found
+
+    def trials(self, teachers: Sequence[Teacher], images: Tensor) -> Iterator[Callable[[], object]]:
+        yield from super().trials(teachers, images)
+        if self.init == "critical":
+            yield partial(teachers[0].activation_map, images, torch.zeros(len(images), dtype=torch.int64))
 
 
 C = TypeVar("C", bound=RecoverConfig)
@@ -182,17 +199,20 @@ class RecoverPixels(Recover[P]):
             images = patched_images(problem, problem.pool[0], c, c.init)
         return images.to(problem.network.dtype)
 
-    def voters(self, problem: Problem, index: int) -> Sequence[Voter]:  # noqa: ARG002
-        """Who judges the images number `index` of all classes. By default all teachers, with equal weights."""
-        return [Voter(1 / len(problem.pool), teacher) for teacher in problem.pool]
+    def committees(self, problem: Problem) -> Sequence[Sequence[Voter]]:
+        """Who judges the images number 0 of all classes, number 1, ...: they come in turn, again and again.
+
+        By default there is one, of all teachers with equal weights.
+        """
+        return [[Voter(1 / len(problem.pool), teacher) for teacher in problem.pool]]
 
     def blocks(self, problem: Problem) -> list[Block]:
         """Image number 0 of every class, then number 1, ...; `class_batch` classes at a time."""
         count, ipc = problem.data.num_classes, problem.ipc
         labels = hard_labels(count, 1, problem.device)
         return [
-            Block(part * ipc + index, part, self.voters(problem, index))
-            for index in range(ipc)
+            Block(part * ipc + index, part, voters)
+            for index, voters in zip(range(ipc), cycle(self.committees(problem)), strict=False)
             for part in labels.split(self.config.class_batch)
         ]
 

@@ -7,7 +7,7 @@ numbers, and not the state of a sampler that another version of torch would draw
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -139,20 +139,32 @@ def _epoch(
     return order, boxes, flips, partners, torch.tensor(patches), torch.tensor(shares)
 
 
-def relabel(images: Tensor, views: Views, label: Callable[[ShownBatch], Tensor]) -> Tensor:
+def relabel(
+    images: Tensor,
+    views: Views,
+    label: Callable[[ShownBatch], Tensor],
+    *,
+    what: str = "labels",
+    poll: Callable[[], None] = lambda: None,
+) -> Tensor:
     """float16 [E, n, d], in the order of the views: what `label` says [b, d] of each batch of views of the images.
 
-    Raises NumericsError for what is not finite, or too large for float16.
+    `poll` is called after each of the E B batches, and may raise to stop; `what` names the values in messages.
+
+    Raises NumericsError at the first batch with what is not finite, or too large for float16.
     """
+    values = []
     with torch.no_grad():
-        values = [
-            torch.cat([label(views.show(images, epoch, k)).half().cpu() for k in range(len(views.batches))])
-            for epoch in range(views.epochs)
-        ]
-    stacked = torch.stack(values)
-    if not bool(stacked.isfinite().all()):
-        raise NumericsError("the teachers' labels are not finite, or above 65504, the largest float16")
-    return stacked
+        for epoch, k in product(range(views.epochs), range(len(views.batches))):
+            said = label(views.show(images, epoch, k)).half().cpu()
+            if not bool(said.isfinite().all()):
+                raise NumericsError(
+                    f"{what} of epoch {epoch + 1}, batch {k + 1}, are not finite, or above 65504, the largest float16. "
+                    "Nothing of the set is kept. Lower the learning rate of its teachers, or of its images"
+                )
+            values.append(said)
+            poll()
+    return torch.cat(values).view(views.epochs, -1, values[0].shape[1])
 
 
 @dataclass(frozen=True)

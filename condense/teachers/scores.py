@@ -1,5 +1,6 @@
 """How hard the real images are for networks that learn them as a teacher does, early in their training."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -25,13 +26,15 @@ def hardness(
     seed: int,
     networks: int,
     epochs: int,
+    poll: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """The mean [n] of a score over networks 0, 1, ... of `squeeze`, each left after `epochs` <= plan.epochs.
 
     High is hard. "el2n" and "grand" are `error_norm` and `gradient_norm` of images that are not augmented, by running
     statistics. "forgetting" are `forgetting_events` among the predictions of training itself: of augmented images, by
     the statistics of their batch, before it changes the network. A network that is never right about an image counts
-    for `epochs`, which no other count reaches, as in the released code of Toneva et al.
+    for `epochs`, which no other count reaches, as in the released code of Toneva et al. `poll` is called after each
+    epoch of each network, and may raise to stop.
 
     Raises:
         ConfigError: "grand", and a network that does not end in a Linear layer.
@@ -40,7 +43,9 @@ def hardness(
     assert epochs <= plan.epochs
     scores = []
     for index in range(networks):
-        module, correct = _trained(plan, inputs, labels, classes=classes, seed=seed, index=index, epochs=epochs)
+        module, correct = _trained(
+            plan, inputs, labels, classes=classes, seed=seed, index=index, epochs=epochs, poll=poll
+        )
         match score:
             case "forgetting":
                 scores.append(forgetting_events(correct).clamp(max=epochs))
@@ -52,7 +57,15 @@ def hardness(
 
 
 def _trained(
-    plan: SqueezePlan, inputs: Inputs, labels: Tensor, *, classes: int, seed: int, index: int, epochs: int
+    plan: SqueezePlan,
+    inputs: Inputs,
+    labels: Tensor,
+    *,
+    classes: int,
+    seed: int,
+    index: int,
+    epochs: int,
+    poll: Callable[[], None],
 ) -> tuple[nn.Module, Tensor]:
     """A network in evaluation mode, and bool [epochs, n]: whether it was right when each image was last presented."""
     last, correct = torch.zeros_like(labels, dtype=torch.bool), []
@@ -64,6 +77,7 @@ def _trained(
     for _ in range(epochs):
         module = next(training)
         correct.append(last.clone())
+        poll()
     return module.eval(), torch.stack(correct)
 
 
@@ -75,14 +89,26 @@ def _el2n(module: nn.Module, inputs: Inputs, labels: Tensor) -> Tensor:
 
 def _grand(name: str, module: nn.Module, inputs: Inputs, labels: Tensor) -> Tensor:
     parts = torch.arange(len(inputs), device=labels.device).split(AT_ONCE)
-    linear = classifier(module, last_runs(module.modules(), module, inputs[parts[0][:2]]))
-    if linear is None:
-        raise ConfigError(
-            f"network {name!r} has no last-layer gradients: it does not end in a Linear layer. Choose another first "
-            "teacher, or score el2n or forgetting"
-        )
+    linear = last_linear(name, module, inputs[parts[0][:2]])
     scores = []
     for part in parts:
         (features, *_), logits = last_runs([linear], module, inputs[part])[linear]
         scores.append(gradient_norm(logits, features, labels[part]))
     return torch.cat(scores)
+
+
+def last_linear(name: str, module: nn.Module, x: Tensor) -> nn.Linear:
+    """The Linear layer that puts out the logits of images x, by which "grand" takes gradients.
+
+    `name` is the module's in messages.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    linear = classifier(module, last_runs(module.modules(), module, x))
+    if linear is None:
+        raise ConfigError(
+            f"network {name!r} has no last-layer gradients: it does not end in a Linear layer. Choose another first "
+            "teacher, or score el2n or forgetting"
+        )
+    return linear

@@ -19,7 +19,7 @@ def committee(problem, *accuracies):
 def test_votes_are_the_softmax_of_the_accuracies_in_percent(tmp_path):
     condenser = make_condenser("cvdd")
     problem = committee(make_problem(condenser, tmp_path), 0.63, 0.685)
-    votes = {voter.teacher.name: voter.weight for voter in condenser.voters(problem, 0)}
+    votes = {voter.teacher.name: voter.weight for voter in condenser.committees(problem)[0]}
     assert votes["0"] == pytest.approx(0.25, abs=0.005) and votes["1"] == pytest.approx(0.75, abs=0.005)  # published
     expected = torch.tensor([63.0, 68.5]).div(5).softmax(0)
     assert list(votes.values()) == pytest.approx(expected.tolist())
@@ -48,10 +48,11 @@ def test_equal_priors_are_the_mean(tmp_path):
 def test_every_pair_has_its_turn_the_most_accurate_first(tmp_path):
     condenser = make_condenser("cvdd")
     problem = committee(make_problem(condenser, tmp_path), 0.1, 0.5, 0.2, 0.4, 0.3)
-    pairs = [tuple(sorted(int(v.teacher.name) for v in condenser.voters(problem, index))) for index in range(20)]
+    problem = replace(problem, ipc=20)
+    pairs = [tuple(sorted(int(v.teacher.name) for v in block.voters)) for block in condenser.blocks(problem)]
     assert pairs[0] == (1, 3) and sorted(pairs[:10]) == list(combinations(range(5), 2)) and pairs[10:] == pairs[:10]
-    one = make_condenser("cvdd", voters=9)
-    assert len(one.voters(problem, 3)) == 5
+    ((*everyone,),) = make_condenser("cvdd", voters=9).committees(problem)
+    assert len(everyone) == 5
 
 
 def test_labels_are_the_weighted_sum_by_batch_statistics(tmp_path):

@@ -3,9 +3,10 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 
+import numpy
 import pytest
 import torch
-from problems import make_condenser, make_problem, relative_error
+from problems import blobs, make_condenser, make_problem, relative_error
 from torch.nn import functional as F
 
 from condense import api
@@ -54,6 +55,20 @@ def test_a_budget_of_less_than_a_group_is_refused_before_any_work():
     with pytest.raises(ValueError, match=r"ipc = 1: .* 10 \+ 3 images, more than 1 x 10\. Choose ipc >= 2"):
         api.prepare(resolve([Layer("test", given)]))
     api.prepare(resolve([Layer("test", given | {"ipc": 2})]))
+
+
+def test_as_many_real_images_of_each_class_as_there_are_groups_are_enough(tmp_path, monkeypatch):
+    """Of three classes with one teacher: ipc = 4 takes three images of each, ipc = 6 four."""
+    monkeypatch.chdir(tmp_path)
+    data = blobs(per_class=3)
+    arrays = {"x_train": data.train.images, "y_train": data.train.labels}
+    arrays |= {"x_test": data.test.images, "y_test": data.test.labels}
+    numpy.savez("few.npz", **{name: tensor.numpy() for name, tensor in arrays.items()})
+    given = {"method": "infer", "dataset": "npz:few.npz", "validation": 0.0, "teachers": list(ONE), "recipe": "none"}
+    assert [InferConfig(teachers=ONE).groups(ipc, 3) for ipc in (4, 6)] == [3, 4]
+    api.prepare(resolve([Layer("test", given | {"ipc": 4})]))
+    with pytest.raises(ValueError, match=r"ipc = 6: .* has only 3 training images .* 4 are needed\. Choose ipc <= 4"):
+        api.prepare(resolve([Layer("test", given | {"ipc": 6})]))
 
 
 def test_it_starts_from_the_first_images_that_random_draws(tmp_path):
@@ -185,7 +200,7 @@ def test_a_run_keeps_to_its_budget_and_its_set_comes_back(labels, tmp_path, monk
         "teacher_epochs": 1,
         "iterations": 2,
         "labels": labels,
-        "label_epochs": 2,
+        **({} if labels == "static" else {"label_epochs": 2}),
         "network": "mlp",
         "compile": "off",
         "protocol": "kd_small",

@@ -5,7 +5,9 @@ import torch
 from problems import blobs, differing, make_condenser, make_problem, relative_error
 from torch.nn import functional as F
 
+from condense import api
 from condense.augment import cut, draw_boxes
+from condense.config import Layer, resolve
 from condense.data import fit_preprocessing
 from condense.methods.nrrdd import NRRDDConfig
 from condense.objectives import distance_loss, mixed_cross_entropy
@@ -220,11 +222,10 @@ def test_a_key_changes_its_own_part_alone(key, tmp_path):
         ("mlp", "mlp.* has no class activation maps"),
     ],
 )
-def test_a_first_teacher_that_sees_no_regions_is_refused(teacher, message, tmp_path):
-    condenser = make_condenser("nrrdd", teachers=(teacher, CONVNET), init="noise", teacher_epochs=1)
-    problem = make_problem(condenser, tmp_path)
+def test_a_first_teacher_that_sees_no_regions_is_refused(teacher, message):
+    given = {"method": "nrrdd", "teachers": [teacher, CONVNET], "init": "noise", "recipe": "none"}
     with pytest.raises(ValueError, match=message):
-        condenser.init(problem)
+        api.prepare(resolve([Layer("test", given)]))
 
 
 def test_defaults():

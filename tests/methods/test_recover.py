@@ -145,6 +145,24 @@ def test_teachers_without_batch_norm_are_refused(tmp_path):
         condenser.step(condenser.init(problem), problem, 0)
 
 
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("sre2l", r"^sre2l: logits of epoch 1, batch 1, are not finite"),
+        ("nrrdd", r"^nrrdd: distances of epoch 1, batch 1, are not finite"),
+        ("infer", r"^infer, iteration 30: labels not finite"),
+    ],
+)
+def test_labels_that_are_not_finite_name_their_method(method, words, tmp_path):
+    condenser = make_condenser(method)
+    problem = make_problem(condenser, tmp_path)
+    state = condenser.init(problem)
+    with torch.no_grad():
+        problem.pool[0].module.classifier.bias.fill_(torch.inf)
+    with pytest.raises(ArithmeticError, match=words):
+        condenser.distilled(state, problem)
+
+
 @pytest.mark.parametrize("start", ["noise", "real", "easy", "medium", "hard"])
 def test_starts(start, tmp_path):
     condenser = make_condenser("sre2l", init=start)

@@ -107,6 +107,7 @@ def test_recipe_rows_resolve(name):
         asked = {"method": name, "ipc": row["ipc"], "dataset": dataset, "recipe": "none"}
         resolved = resolve([Layer("test", asked), Layer("row", values)])
         assert {key: resolved.values()[key] for key in values} == values
+        assert not resolved.method.misfits(row["ipc"], classes=10, validation=1)
         canonical(resolved.run.network, channels=3, size=32, classes=10)
 
 

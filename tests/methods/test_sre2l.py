@@ -55,11 +55,11 @@ def test_labels_have_addresses_of_their_own(tmp_path):
     assert torch.equal(stores[0].views.boxes, stores[1].views.boxes[:2])
 
 
-@pytest.mark.parametrize("key", ["precision", "micro_batch", "memory_limit"])
+@pytest.mark.parametrize("key", ["precision", "micro_batch", "memory_limit", "compile"])
 def test_keys_that_do_not_apply_are_refused(key):
     from condense import api
 
-    given = {"precision": "bf16", "micro_batch": 4, "memory_limit": 1.0}
+    given = {"precision": "bf16", "micro_batch": 4, "memory_limit": 1.0, "compile": "on"}
     resolved = resolve([Layer("test", {"method": "sre2l", "recipe": "none", key: given[key]})])
     with pytest.raises(ValueError, match=rf"{key} = .* does not apply to method 'sre2l'"):
         api.prepare(resolved)

@@ -146,9 +146,33 @@ def test_values_are_in_the_order_of_the_views():
     assert torch.equal(rows[..., 0].long(), views().order)
 
 
-def test_what_float16_does_not_hold_is_refused():
-    with pytest.raises(NumericsError, match="65504"):
-        relabel(IMAGES, views(), lambda shown: torch.full((len(shown.x), CLASSES), 7e4))
+@pytest.mark.parametrize("value", [7e4, torch.nan])
+def test_what_float16_does_not_hold_is_refused_with_its_batch(value):
+    said = []
+
+    def label(shown):
+        said.append(0.0 if len(said) < 4 else value)
+        return torch.full((len(shown.x), CLASSES), said[-1])
+
+    with pytest.raises(NumericsError, match=r"^x: logits of epoch 2, batch 2, are not finite, or above 65504"):
+        relabel(IMAGES, views(), label, what="x: logits")
+    assert len(said) == 5
+
+
+def test_it_can_be_stopped_after_each_batch():
+    said = []
+
+    def label(shown):
+        said.append(len(shown.x))
+        return torch.zeros(len(shown.x), CLASSES)
+
+    def poll():
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        relabel(IMAGES, views(), label, poll=poll)
+    assert said == [4, 4]
 
 
 def test_groups_are_parts_of_a_batch():

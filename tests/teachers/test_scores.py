@@ -37,6 +37,21 @@ def modules(data, index, epochs=EPOCHS):
     return [copy.deepcopy(module) for module in islice(training, epochs)]
 
 
+def test_scoring_can_be_stopped_after_each_epoch_of_each_network(data):
+    polls = []
+    hardness(
+        "forgetting",
+        PLAN,
+        *data,
+        classes=CLASSES,
+        seed=SEED,
+        networks=NETWORKS,
+        epochs=EPOCHS,
+        poll=lambda: polls.append(1),
+    )
+    assert len(polls) == NETWORKS * EPOCHS
+
+
 def by_hand(data, index):
     """EL2N and GraNd of the early network, one image at a time."""
     (inputs, labels), module = data, modules(data, index)[-1].eval()
