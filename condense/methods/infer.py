@@ -65,6 +65,11 @@ class InferConfig(RecoverConfig):
         """K"""
         return ipc * classes // (classes + len(self.teachers))
 
+    unit: ClassVar[str] = "compensators (ipc and teachers)"
+
+    def units(self, ipc: int, classes: int) -> int:
+        return self.groups(ipc, classes) * len(self.teachers)
+
     def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
         found = super().misfits(ipc, classes, validation)
         if not self.groups(ipc, classes):
