@@ -11,7 +11,8 @@ from cyclopts import CycloptsError
 from condense.allocator import tune_allocator
 from condense.cache import cache_dir
 from condense.cli.verbs import app
-from condense.errors import CondenseError, NumericsError
+from condense.errors import CondenseError, NumericsError, RankError
+from condense.processes import rank
 
 __all__ = ["main"]
 
@@ -52,10 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except CycloptsError as error:
         _fail(str(error), USAGE)
     except (CondenseError, NumericsError) as error:
-        _fail(str(error), error.exit_code)
+        _fail(str(error) if _reported_here(error) else "", error.exit_code)
     except OSError as error:
         _fail(str(error), 1)
     sys.exit(0)
+
+
+def _reported_here(error: Exception) -> bool:
+    """Whether this process says what is wrong: of several that all fail for one reason, one does."""
+    match error:
+        case RankError():
+            return error.speaker == rank()
+        case NumericsError():
+            return rank() == 0
+    return True
 
 
 def _fail(message: str, code: int) -> NoReturn:
