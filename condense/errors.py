@@ -36,6 +36,8 @@ class RunError(CondenseError):
 class RankError(RunError):
     """Of several processes of a run: each raises it, and the one of rank `speaker` reports it; none if that is done."""
 
+    exit_code = 1
+
     def __init__(self, message: str, speaker: int | None) -> None:
         super().__init__(message)
         self.speaker = speaker

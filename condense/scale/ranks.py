@@ -127,7 +127,7 @@ class Ranks(Lone):
             raise self._lost() from error
 
     def _lost(self) -> LostRank:
-        """Who is gone: those that said so, or else those that say nothing."""
+        """Who is gone: those that say nothing, or else those that said that they go."""
         self.leave(LOST)
         words, deadline = {self.rank: LOST}, time.monotonic() + PATIENCE
         while len(words) < self.size and time.monotonic() < deadline:
@@ -135,8 +135,9 @@ class Ranks(Lone):
             with suppress(RuntimeError):  # the store may be gone with rank 0
                 words |= {r: self._store.get(str(r)).decode() for r in range(self.size) if self._store.check([str(r)])}
         silent = [rank for rank in range(self.size) if rank not in words]
-        gone = silent or [rank for rank, word in words.items() if word == LEFT]
-        reported = 0 in gone and not silent
+        left = [rank for rank, word in words.items() if word == LEFT]
+        gone = silent or left or [rank for rank in words if rank != self.rank]
+        reported = 0 in left and not silent
         return LostRank(
             f"{_names(gone, self.size)} gone; what the process said, or the system's log, says why. What was done is "
             "kept, and `condense resume RUN`, started in the same way, goes on from it",
