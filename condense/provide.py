@@ -123,8 +123,8 @@ def _too_many(r: RunConfig, method: MethodConfig, classes: int) -> list[str]:
             f"torchrun, or choose one that has: {split}"
         ]
     return [
-        f"processes = {r.processes}: an iteration of {r.method} is {units} {method.unit}, which they share. "
-        f"Start {units} processes at most"
+        f"processes = {r.processes}: they share an iteration of {r.method} by its {method.unit}, whose number is "
+        f"{units}. Start no more processes than that"
     ]
 
 

@@ -38,7 +38,7 @@ _TURNS = count()
 
 
 class Lone(Alone):
-    """The one process of a run that has no others."""
+    """The one process of a run that has no others: what `Ranks` are asked for, at once."""
 
     rank, size = 0, 1
 

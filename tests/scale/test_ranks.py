@@ -129,10 +129,18 @@ def test_a_method_says_what_its_processes_share():
 @pytest.mark.parametrize(
     ("method", "values", "words"),
     [
-        ("mtt", {"processes": 2}, "1 expert segments .experts_per_step., which they share. Start 1 processes at most"),
-        ("dm", {"processes": 11}, "10 classes, which they share. Start 10 processes at most"),
-        ("sre2l", {"processes": 5, "ipc": 2, "class_batch": 5}, "4 blocks of images .ipc; class_batch"),
-        ("infer", {"processes": 5, "ipc": 2, "teachers": ("convnet:norm=batch",)}, "1 compensators .ipc and teachers."),
+        ("mtt", {"processes": 2}, "by its expert segments .experts_per_step., whose number is 1. Start no more"),
+        ("dm", {"processes": 11}, "by its classes, whose number is 10. "),
+        (
+            "sre2l",
+            {"processes": 5, "ipc": 2, "class_batch": 5},
+            "by its blocks of images .ipc; class_batch.*, whose number is 4. ",
+        ),
+        (
+            "infer",
+            {"processes": 5, "ipc": 2, "teachers": ("convnet:norm=batch",)},
+            "by its compensators .ipc and teachers., whose number is 1. ",
+        ),
         ("random", {"processes": 2}, "no iterations that they could share.*one that has: .*datadam.*mtt.*sre2l"),
     ],
 )
