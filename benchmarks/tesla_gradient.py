@@ -59,7 +59,8 @@ def main() -> None:
             cosines, errors = [], []
             for number in range(given.segments):
                 (segment,) = runner.segments(problem, number)
-                run = runner.inner_run(state, problem, segment, state["images"], problem.rng("inner", number))
+                batches = runner.inner_steps(len(state["images"]), problem, problem.rng("inner", number))
+                run = runner.inner_run(state, problem, segment, state["images"], batches)
                 exact, found = adjoint(run).images.flatten(), tesla(run).images.flatten()
                 cosines.append(float(F.cosine_similarity(found, exact, 0)))
                 errors.append(float((found - exact).norm() / exact.norm()))

@@ -1,7 +1,7 @@
 """What the command line does, as functions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,8 @@ from condense.loop import distillation_loop
 from condense.methods import METHODS, ExpertConfig, Problem
 from condense.precision import report_precision
 from condense.robustness import Robustness
-from condense.runs import RunFolder, create_trackers, stop_signals
+from condense.runs import FollowedFolder, RunFolder, create_trackers, stop_signals
+from condense.scale.ranks import Lone, join
 from condense.synthetic import DistilledSet
 
 EVALUATION_KEYS = {"eval_networks", "protocol", "eval_repeats", "seed", "dataset", "data_root", "device"}
@@ -89,22 +90,59 @@ def distill(method: str, ipc: int, *, out: Path | str, **values: Any) -> RunResu
 
 def run(resolved: Resolved, out: Path) -> RunResult:
     """A new run in the folder `out`, of a configuration that is already resolved."""
-    resolved, problem = prepare(resolved)
-    with RunFolder.create(out) as folder:
-        resolved, problem = fit_memory(resolved, problem)
-        folder.write_config(resolved.values(), resolved.origins)
-        return _execute(resolved, problem, folder)
+
+    def lead(ranks: Lone) -> RunResult:
+        settled, problem = prepare(provide.settle_processes(resolved, ranks.size))
+        with RunFolder.create(out) as folder:
+            settled, problem = fit_memory(settled, problem)
+            folder.write_config(settled.values(), settled.origins)
+            return _execute(settled, problem, folder, ranks)
+
+    return _on_ranks(lead)
 
 
 def resume(path: Path | str) -> RunResult:
     """Continue the run in a folder, to the same bits as if it had never stopped. A finished run is only reported."""
-    with RunFolder.open(Path(path)) as folder:
-        if (finished := folder.read_result()) is not None:
-            result = _RESULT.validate_json(finished)
-            return replace(result, run=folder.path, artifact=folder.artifact_path)
-        values = {"compile": "off"} | folder.read_config()  # runs of earlier versions do not say
-        resolved = read_resolved(values, str(folder.path / "config.toml"), folder.read_origins())
-        return _execute(*prepare(resolved), folder)
+
+    def lead(ranks: Lone) -> RunResult:
+        with RunFolder.open(Path(path)) as folder:
+            if (finished := _finished(folder)) is not None:
+                ranks.tell(str(folder.path.absolute()))
+                return finished
+            resolved = _recorded(folder)
+            provide.check_processes(resolved.run, ranks.size)
+            return _execute(*prepare(resolved), folder, ranks)
+
+    return _on_ranks(lead)
+
+
+def follow() -> None:
+    """What each rank but 0 does of a run or resume that torchrun has started: what rank 0 says (`condense.scale`)."""
+    with join() as ranks:
+        _follow(ranks)
+
+
+def _on_ranks(lead: Callable[[Lone], RunResult]) -> RunResult:
+    """`lead` on rank 0, which the others follow; all return its result."""
+    with join() as ranks:
+        if ranks.rank == 0:
+            return lead(ranks)
+        folder = _follow(ranks)
+    finished = _finished(folder)
+    assert finished is not None
+    return finished
+
+
+def _recorded(folder: RunFolder) -> Resolved:
+    values = {"compile": "off"} | folder.read_config()  # runs of earlier versions do not say
+    return read_resolved(values, str(folder.path / "config.toml"), folder.read_origins())
+
+
+def _finished(folder: RunFolder) -> RunResult | None:
+    found = folder.read_result()
+    if found is None:
+        return None
+    return replace(_RESULT.validate_json(found), run=folder.path, artifact=folder.artifact_path)
 
 
 def prepare(resolved: Resolved) -> tuple[Resolved, Problem]:
@@ -348,8 +386,9 @@ def import_set(
     )
 
 
-def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResult:
-    r = resolved.run
+def _execute(resolved: Resolved, problem: Problem, folder: RunFolder, ranks: Lone) -> RunResult:
+    r, problem = resolved.run, replace(problem, work=ranks)
+    ranks.tell(str(folder.path.absolute()))
     condenser = METHODS[r.method](resolved.method)
     trackers = create_trackers(r.tracker, folder.path)
     trackers.start(resolved.values())
@@ -360,6 +399,7 @@ def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResu
                 provided, making = provide.provide(resolved, problem, stop)
                 if r.precision != "fp32" and resolved.method.iterations and folder.latest_checkpoint() is None:
                     report_precision(condenser, provided)
+                ranks.tell()
                 state, making["distillation"] = distillation_loop(
                     condenser,
                     provided,
@@ -369,6 +409,7 @@ def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResu
                     trackers=trackers,
                     stop=stop,
                     observer=validation_observer(resolved, condenser, provided) if r.eval_every else None,
+                    ranks=ranks,
                 )
                 meter = Meter(problem.device)
                 made = condenser.distilled(state, provided)
@@ -388,6 +429,27 @@ def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResu
 
 
 _RESULT = TypeAdapter(RunResult)
+
+
+def _follow(ranks: Lone) -> FollowedFolder:
+    """The share of another rank in what `_execute` does. It reads what rank 0 has written, and writes nothing."""
+    with stop_signals() as stop:
+        folder = FollowedFolder(Path(ranks.tell()))
+        if not folder.artifact_path.exists():
+            resolved, problem = prepare(_recorded(folder))
+            ranks.tell()  # what was missing has been trained
+            provided, _ = provide.provide(resolved, replace(problem, work=ranks), stop)
+            distillation_loop(
+                METHODS[resolved.run.method](resolved.method),
+                provided,
+                folder,
+                iterations=resolved.method.iterations,
+                checkpoint_every=resolved.run.checkpoint_every,
+                trackers=create_trackers((), folder.path),
+                stop=stop,
+                ranks=ranks,
+            )
+    return folder
 
 
 def _save(

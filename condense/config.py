@@ -22,6 +22,7 @@ from condense.errors import ConfigError, unknown
 from condense.evaluation import load_protocol
 from condense.files import AbsolutePath, absolute
 from condense.methods import METHODS, DecoupledConfig, MethodConfig, Names, NetworkSpec, get_method
+from condense.processes import local_rank, started
 from condense.resources import config_path
 from condense.runs import TRACKERS
 
@@ -58,6 +59,8 @@ def _check_recipe(recipe: str) -> None:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and started() > 1:
+        name = f"cuda:{local_rank()}"
     return torch.device(name)
 
 
@@ -146,6 +149,9 @@ class RunConfig(EvaluationConfig):
         gt=0,
         description="memory of training and distillation, in GB (10^9 bytes): micro_batch is set by rehearsals so that "
         "they fit; none: no limit",
+    )
+    processes: int = Field(
+        1, ge=1, description="processes that share each iteration, as many as torchrun starts: set by it"
     )
     recipe: Annotated[str, _checked(_check_recipe)] = Field(
         "auto",

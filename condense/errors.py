@@ -33,6 +33,20 @@ class RunError(CondenseError):
     """A run folder that is missing, in use, not empty, or not resumable."""
 
 
+class RankError(RunError):
+    """Of several processes of a run: each raises it, and the one of rank `speaker` reports it; none if that is done."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, speaker: int | None) -> None:
+        super().__init__(message)
+        self.speaker = speaker
+
+
+class LostRank(RankError):  # noqa: N818 (a finding)
+    """Another process of the run is gone, or cannot be reached."""
+
+
 class NumericsError(ArithmeticError):
     """A loss or gradient that is not finite; the run stops before it can reach the images."""
 

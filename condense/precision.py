@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 from torch.nn import functional as F
 
-from condense.methods import Condenser, Problem
+from condense.methods import ALONE, Condenser, Problem
 from condense.networks import Network
 from condense.synthetic import State
 
@@ -46,7 +46,9 @@ def precision_cosine(condenser: Condenser, problem: Problem) -> float | None:
         micro_batch=network.micro_batch,
     )
     start = condenser.init(replace(problem, network=exact))
-    ours, theirs = (_first_change(condenser, replace(problem, network=used), start) for used in (network, exact))
+    ours, theirs = (
+        _first_change(condenser, replace(problem, network=used, work=ALONE), start) for used in (network, exact)
+    )
     if not (ours.any() and theirs.any()):
         return None
     return float(F.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0))

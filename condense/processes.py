@@ -1,4 +1,4 @@
-"""Child processes: that they end with this one, and how they ended."""
+"""Other processes: children, that they end with this one and how they ended; those that were started beside it."""
 
 import ctypes
 import os
@@ -24,6 +24,21 @@ def tied_to_this_process() -> Callable[[], None] | None:
             os._exit(1)
 
     return tie
+
+
+def started() -> int:
+    """How many processes torchrun started, this one among them; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+
+
+def rank() -> int:
+    """The number of this process among them, from 0."""
+    return int(os.environ["RANK"]) if started() > 1 else 0
+
+
+def local_rank() -> int:
+    """The same among those on this machine."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if started() > 1 else 0
 
 
 def how_it_ended(code: int) -> str:

@@ -26,7 +26,7 @@ from condense.evaluation import NO_VALIDATION, load_protocol, load_protocols
 from condense.experts import ExpertPlan, Stream, TrajectoryStore, rank_by_difficulty, train_expert
 from condense.files import write_atomic
 from condense.locks import lock
-from condense.methods import METHODS, DecoupledConfig, ExpertConfig, Need, Problem, TeacherConfig
+from condense.methods import METHODS, DecoupledConfig, ExpertConfig, MethodConfig, Need, Problem, TeacherConfig
 from condense.networks import (
     COMPILED_NUMERICS,
     CompiledNetwork,
@@ -93,6 +93,7 @@ def check_run(resolved: Resolved, data: RealData) -> None:
             if getattr(r, key) not in idle
         ]
     problems += _unplayed(resolved)
+    problems += _too_many(r, method, data.num_classes)
     if r.eval_every and not len(data.validation):
         problems.append("eval_every needs a validation split: set validation above 0, or eval_every to 0")
     misfits = list(dict.fromkeys(_misfits((r.network,), data, r.micro_batch) + _misfits(r.networks, data)))
@@ -116,6 +117,48 @@ def too_few(ipc: int, config: EvaluationConfig, data: RealData, wanted: int | No
         f"images (validation = {config.validation} of each class is held out), and {wanted} are needed. "
         f"Choose ipc <= {int(counts[smallest]) * ipc // wanted}"
     ]
+
+
+def _too_many(r: RunConfig, method: MethodConfig, classes: int) -> list[str]:
+    """What is wrong with the number of processes: each must have something of an iteration to do."""
+    units = method.units(r.ipc, classes)
+    if r.processes <= max(units, 1):
+        return []
+    if not method.unit:
+        split = ", ".join(sorted(name for name, cls in METHODS.items() if cls.Config.unit))
+        return [
+            f"processes = {r.processes}: method {r.method!r} has no iterations that they could share. Start it without "
+            f"torchrun, or choose one that has: {split}"
+        ]
+    return [
+        f"processes = {r.processes}: they share an iteration of {r.method} by its {method.unit}, whose number is "
+        f"{units}. Start no more processes than that"
+    ]
+
+
+def settle_processes(resolved: Resolved, started: int) -> Resolved:
+    """The configuration with as many processes as were started, where it does not say how many.
+
+    Raises ConfigError where it says another number, and for a device that not all of them can have.
+    """
+    r, origins = resolved.run, resolved.origins
+    if origins["processes"] == "default":
+        r = r.model_copy(update={"processes": started})
+        origins = origins | ({"processes": "torchrun"} if started > 1 else {})
+    check_processes(r, started)
+    return replace(resolved, run=r, origins=origins)
+
+
+def check_processes(r: RunConfig, started: int) -> None:
+    """Raise ConfigError if there are not as many processes as the run has, or they are not to have a device each."""
+    if r.processes != started:
+        how = f"with torchrun --nproc-per-node {r.processes} -m condense" if r.processes > 1 else "without torchrun"
+        raise ConfigError(
+            f"processes = {r.processes}, on which the bits of the result depend, but this is one of {started}. "
+            f"Start the command {how}"
+        )
+    if started > 1 and ":" in r.device:
+        raise ConfigError(f"device = {r.device!r} is one device, but each of {started} processes takes one: give cuda")
 
 
 def _misfits(networks: Sequence[str], data: RealData, micro_batch: int | None = None) -> list[str]:

@@ -1,7 +1,6 @@
 """The verbs. Each parses its flags, calls one function of the package and hands the result to condense.cli.report."""
 
 import logging
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from cyclopts import App, Parameter
 from condense import __version__
 from condense.cli.flags import NO_FLAGS, RunFlags
 from condense.errors import ConfigError
+from condense.processes import rank, started
 
 logger = logging.getLogger("condense")
 
@@ -37,7 +37,22 @@ def _stoppable(advice: str) -> Iterator[None]:
         yield
     except Stopped as stopped:
         print(f"{stopped}; {advice}", file=sys.stderr)
-        sys.exit(75 if stopped.number == signal.SIGTERM else 130)
+        sys.exit(stopped.exit_code)
+
+
+def _likewise() -> str:
+    return ", started in the same way," if started() > 1 else ""
+
+
+def _follow() -> None:
+    """A run or resume on another rank than 0, which does what that says. It takes no flags, and reports nothing."""
+    from condense import api
+    from condense.runs import Stopped
+
+    try:
+        api.follow()
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)
 
 
 @app.command
@@ -53,11 +68,14 @@ def run(flags: RunFlags = NO_FLAGS, *, out: Path | None = None, as_json: AsJson 
     from condense.cli import report
     from condense.runs import run_name
 
+    if rank():
+        _follow()
+        return
     resolved = flags.resolve()
     if out is None:
         r = resolved.run
         out = Path("runs") / run_name(r.dataset, r.method, r.ipc, r.seed)
-    with _stoppable(f"`condense resume {out}` continues"):
+    with _stoppable(f"`condense resume {out}`{_likewise()} continues"):
         report.print_run(api.run(resolved, out), as_json)
 
 
@@ -82,7 +100,10 @@ def resume(run: Path, /, *, as_json: AsJson = False) -> None:
     from condense import api
     from condense.cli import report
 
-    with _stoppable(f"`condense resume {run}` continues"):
+    if rank():
+        _follow()
+        return
+    with _stoppable(f"`condense resume {run}`{_likewise()} continues"):
         report.print_run(api.resume(run), as_json)
 
 

@@ -28,6 +28,7 @@ from condense.methods import (
     tesla,
 )
 from condense.methods.base import (
+    ALONE,
     METHODS,
     Condenser,
     ExpertConfig,
@@ -46,6 +47,7 @@ from condense.methods.base import (
 from condense.methods.decoupled import DecoupledConfig
 
 __all__ = [
+    "ALONE",
     "METHODS",
     "Condenser",
     "DecoupledConfig",

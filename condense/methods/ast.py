@@ -19,6 +19,7 @@ With all of them off this is MTT, bit for bit.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -32,7 +33,7 @@ from condense.methods.mtt import MTT, MTTConfig, Segment
 from condense.networks import Network
 from condense.objectives import normalised_distance
 from condense.synthetic import State, nearest_to_centres, refuse_small_classes
-from condense.unroll import InnerRun, OuterLoss, Unrolled
+from condense.unroll import InnerRun, InnerStep, OuterLoss, Unrolled
 
 DECAY_EPOCH = 27
 """From this epoch on the experts have the lower learning rate: E / 2 + 2 of the published E = 50."""
@@ -134,17 +135,17 @@ class AST(MTT[ASTConfig]):
         return [replace(each, start=perturbed(problem.network, each.start, alpha, draws)) for each in segments]
 
     def inner_run(
-        self, state: State, problem: Problem, segment: Segment, images: Tensor, draws: torch.Generator
+        self, state: State, problem: Problem, segment: Segment, images: Tensor, steps: Sequence[InnerStep]
     ) -> InnerRun:
         """The factor on the inner loss is one on the learning rate: both multiply every step, also with momentum."""
-        run = super().inner_run(state, problem, segment, images, draws)
+        run = super().inner_run(state, problem, segment, images, steps)
         waypoints, lr = self.waypoints(problem, segment), self.factor(segment) * run.lr
         return replace(run, lr=lr, momentum=self.config.momentum_syn, waypoints=waypoints)
 
     def unroll(
-        self, state: State, problem: Problem, segment: Segment, images: Tensor, draws: torch.Generator
+        self, state: State, problem: Problem, segment: Segment, images: Tensor, steps: Sequence[InnerStep]
     ) -> Unrolled:
-        found = super().unroll(state, problem, segment, images, draws)
+        found = super().unroll(state, problem, segment, images, steps)
         return replace(found, lr=self.factor(segment) * found.lr)
 
     def factor(self, segment: Segment) -> float:

@@ -84,6 +84,38 @@ class MethodConfig(BaseModel):
         """Images to train on in each stored one."""
         return 1
 
+    unit: ClassVar[str] = ""
+    """What the work of an iteration comes apart into, if it does, and the keys that set how many they are."""
+
+    def units(self, ipc: int, classes: int) -> int:  # noqa: ARG002
+        """How many of these there are: as many processes at most can share an iteration."""
+        return 0
+
+
+class Share(Protocol):
+    """What this process does of an iteration, whose work several may share."""
+
+    def mine(self, count: int) -> range:
+        """Those of the units 0 .. count - 1 of the work that are this process's."""
+        ...
+
+    def total(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each tensor summed over the processes, the same bits in all of them. Nothing has changed yet if it raises."""
+        ...
+
+
+class Alone:
+    """The share of a process that does everything."""
+
+    def mine(self, count: int) -> range:
+        return range(count)
+
+    def total(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(parts)
+
+
+ALONE = Alone()
+
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """From the name of a part of the work and its number of steps to what is to be called after each; may raise to stop."""
@@ -107,7 +139,8 @@ class Problem:
     """What a condenser may know. `augmentation` is the DSA of the data set; `teacher` a flat parameter vector [P].
 
     The pool are teachers of whatever networks; with running statistics, where they have batch norm. `watch` is for work
-    that takes long outside of `step`: it shows how much is done, and obeys a stop between two steps.
+    that takes long outside of `step`: it shows how much is done, and obeys a stop between two steps. Whatever is a sum
+    over independent units a method takes over those of `work`, and adds up with the other processes'; it draws for all.
     """
 
     data: RealData
@@ -120,6 +153,7 @@ class Problem:
     teacher: Tensor | None = None
     pool: tuple[Teacher, ...] = ()
     watch: Watch = unwatched
+    work: Share = ALONE
 
     @property
     def device(self) -> torch.device:
@@ -216,15 +250,14 @@ class TeacherConfig(MethodConfig):
         )
 
 
-def check_finite(method: str, iteration: int, tensors: Mapping[str, Tensor | None]) -> None:
+def check_finite(method: str, iteration: int, tensors: Mapping[str, Tensor]) -> None:
     """Raise NumericsError naming method, iteration and tensors if any value is NaN or infinite.
 
     All tensors are reduced before the one look at the result, which is the only wait for the device in an iteration.
     """
-    named = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    finite = torch.stack([torch.isfinite(tensor).all() for tensor in named.values()])
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()])
     if not bool(finite.all()):
-        bad = [name for name, ok in zip(named, finite.tolist(), strict=True) if not ok]
+        bad = [name for name, ok in zip(tensors, finite.tolist(), strict=True) if not ok]
         raise NumericsError(
             f"{method}, iteration {iteration}: {' and '.join(bad)} not finite. The set was not changed by this "
             f"iteration. Start a new run with lower learning rates (`condense ls keys {method}`)"

@@ -74,6 +74,11 @@ class InferConfig(RecoverConfig):
         """One for each group."""
         return self.groups(ipc, classes)
 
+    unit: ClassVar[str] = "compensators (ipc and teachers)"
+
+    def units(self, ipc: int, classes: int) -> int:
+        return self.groups(ipc, classes) * len(self.teachers)
+
     def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
         found = super().misfits(ipc, classes, validation)
         if self.labels == "static":

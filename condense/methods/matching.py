@@ -46,6 +46,11 @@ class MatchingConfig(LearnedConfig):
         """Synthetic images of a class in an iteration."""
         return min(ipc * self.views, self.batch_syn_max or ipc * self.views)
 
+    unit: ClassVar[str] = "classes"
+
+    def units(self, ipc: int, classes: int) -> int:  # noqa: ARG002
+        return classes
+
     def passes(self, classes: int, ipc: int) -> float:
         """The real images forward, the synthetic ones forward and backward."""
         return classes * (self.batch_real / 3 + self.synthetic_per_class(ipc))
@@ -55,10 +60,11 @@ class MatchingConfig(LearnedConfig):
 class ClassBatch:
     """The images of c classes in one iteration, augmented.
 
-    stored [c ipc, ch, h, w]: the leaf that the others hang on; real [c, b, ch, h, w], synthetic [c, m, ch, h, w];
-    classes int64 [c].
+    stored [c ipc, ch, h, w]: the leaf that the others hang on, and its `rows` among all stored images;
+    real [c, b, ch, h, w], synthetic [c, m, ch, h, w]; classes int64 [c].
     """
 
+    rows: slice
     stored: Tensor
     real: Tensor
     synthetic: Tensor
@@ -99,23 +105,23 @@ class Matching(Learned[C]):
 
     def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
         theta = self.network(state, problem, iteration)
-        loss = torch.zeros((), device=problem.device)
-        gradients: list[Tensor] = []
+        loss, gradient = torch.zeros((), device=problem.device), torch.zeros_like(state["images"])
         for batch in self.batches(state["images"], problem, iteration):
             losses = self.losses(state, problem, iteration, theta, batch).sum()
             loss = loss + losses.detach()
-            gradients += torch.autograd.grad(losses, batch.stored)
-        gradient = torch.cat(gradients)
-        check_finite(self.name, iteration, {"loss": loss, "gradient": gradient})
-        metrics = {"loss": float(loss)}  # it is known by now; later it would wait for what is queued below
-        self.update_images(state, gradient)
+            (gradient[batch.rows],) = torch.autograd.grad(losses, batch.stored)
+        found = problem.work.total({"loss": loss, "gradient": gradient})
+        check_finite(self.name, iteration, found)
+        metrics = {"loss": float(found["loss"])}  # it is known by now; later it would wait for what is queued below
+        self.update_images(state, found["gradient"])
         self.after(state, problem, iteration, theta)
         return metrics
 
     def batches(self, images: Tensor, problem: Problem, iteration: int) -> Iterator[ClassBatch]:
-        """The classes in order, `class_batch` at a time.
+        """This process's classes in order, `class_batch` at a time.
 
-        Everything is drawn before the first chunk, so the draws do not depend on the size of the chunks.
+        Everything is drawn before the first chunk, so the draws do not depend on the size of the chunks, nor on whose
+        classes they are for.
         """
         c, count = self.config, problem.data.num_classes
         draws = problem.rng("matching", iteration)
@@ -124,9 +130,10 @@ class Matching(Learned[C]):
         stages = [(stage, stage.sample_groups(draws, count)) for stage in self.augmentations(problem)]
         m, shown = problem.ipc * c.views, c.synthetic_per_class(problem.ipc)
         subsets = torch.stack([torch.randperm(m, generator=draws)[:shown] for _ in range(count)]) if shown < m else None
-        for classes in torch.arange(count).split(c.class_batch or count):
+        for classes in torch.tensor(problem.work.mine(count)).split(c.class_batch or count):
             first, last = int(classes[0]), int(classes[-1]) + 1
-            stored = images[first * problem.ipc : last * problem.ipc].detach().requires_grad_()
+            of_classes = slice(first * problem.ipc, last * problem.ipc)
+            stored = images[of_classes].detach().requires_grad_()
             synthetic = self.expand(stored).unflatten(0, (len(classes), -1))
             if subsets is not None:
                 synthetic = synthetic[torch.arange(len(classes))[:, None], subsets[first:last]]
@@ -134,4 +141,4 @@ class Matching(Learned[C]):
             for _, records in stages:
                 real = apply_groups(real, records[first:last])
                 synthetic = apply_groups(synthetic, records[first:last])
-            yield ClassBatch(stored, real, synthetic, classes.to(images.device))
+            yield ClassBatch(of_classes, stored, real, synthetic, classes.to(images.device))

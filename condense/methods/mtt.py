@@ -12,7 +12,7 @@ for itself with its own mini-batches: the published algorithm has K = 1.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal, TypeVar
@@ -63,6 +63,11 @@ class MTTConfig(LearnedConfig, ExpertConfig):
             momentum=self.expert_momentum,
             dsa=dsa,
         )
+
+    unit: ClassVar[str] = "expert segments (experts_per_step)"
+
+    def units(self, ipc: int, classes: int) -> int:  # noqa: ARG002
+        return self.experts_per_step
 
     def passes(self, classes: int, ipc: int) -> float:
         """A pass of each inner batch, and one forward and backward of three times the size on the way back."""
@@ -121,25 +126,35 @@ class MTT(Learned[M]):
         stored = state["images"].detach().requires_grad_()
         images = self.expand(stored)
         segments, draws = self.segments(problem, iteration), problem.rng("inner", iteration)
-        found = average([self.unroll(state, problem, segment, images.detach(), draws) for segment in segments])
+        steps = [self.inner_steps(len(stored), problem, draws) for _ in segments]
+        found = average(
+            [
+                self.unroll(state, problem, segments[k], images.detach(), steps[k])
+                for k in problem.work.mine(len(segments))
+            ],
+            over=len(segments),
+        )
         (by_images,) = torch.autograd.grad(images, stored, found.images)
-        by_labels = None if found.labels is None else found.labels.view(len(stored), self.config.views, -1).sum(1)
-        gradients = {"gradient": by_images, "gradient of labels": by_labels, "gradient of lr": found.lr}
-        check_finite(self.name, iteration, {"loss": found.loss, **gradients})
+        parts = {"loss": found.loss, "gradient": by_images}
+        if found.labels is not None:
+            parts["gradient of labels"] = found.labels.view(len(stored), self.config.views, -1).sum(1)
+        sums = problem.work.total(parts | {"gradient of lr": found.lr})
+        check_finite(self.name, iteration, sums)
         lr, epochs = float(state["log_lr"].exp()), [float(segment.epoch) for segment in segments]
-        self.update(state, replace(found, images=by_images, labels=by_labels))
-        return {"loss": float(found.loss), "syn_lr": lr, "start_epoch": sum(epochs) / len(epochs)}
+        loss, by_labels = sums["loss"], sums.get("gradient of labels")
+        self.update(state, Unrolled(loss, sums["gradient"], by_labels, sums["gradient of lr"]))
+        return {"loss": float(loss), "syn_lr": lr, "start_epoch": sum(epochs) / len(epochs)}
 
     def unroll(
-        self, state: State, problem: Problem, segment: Segment, images: Tensor, draws: torch.Generator
+        self, state: State, problem: Problem, segment: Segment, images: Tensor, steps: Sequence[InnerStep]
     ) -> Unrolled:
         """The loss of one segment, with its derivatives by the expanded images and by a."""
-        return ENGINES[self.config.unroll](self.inner_run(state, problem, segment, images, draws))
+        return ENGINES[self.config.unroll](self.inner_run(state, problem, segment, images, steps))
 
     def inner_run(
-        self, state: State, problem: Problem, segment: Segment, images: Tensor, draws: torch.Generator
+        self, state: State, problem: Problem, segment: Segment, images: Tensor, steps: Sequence[InnerStep]
     ) -> InnerRun:
-        """The N steps that are to lead from a segment's start to its target."""
+        """The N steps, as `inner_steps` draws them, that are to lead from a segment's start to its target."""
         return InnerRun(
             inner_loss=problem.network.loss,
             outer_loss=self.outer_loss(problem, segment),
@@ -147,7 +162,7 @@ class MTT(Learned[M]):
             images=images,
             labels=self.labels(state, problem, segment).repeat_interleave(self.config.views, 0),
             lr=state["log_lr"].exp(),
-            steps=self.inner_steps(len(state["images"]), problem, draws),
+            steps=steps,
         )
 
     def outer_loss(self, problem: Problem, segment: Segment) -> OuterLoss:  # noqa: ARG002

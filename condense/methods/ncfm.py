@@ -114,7 +114,7 @@ class NCFM(Matching[NCFMConfig]):
         frequencies = sampled.detach().requires_grad_(c.sampling_net)  # a leaf: its gradient adds up over the classes
         images = clamp_to_pixels(state["images"], problem.preprocessing)
         matching = calibration = torch.zeros((), device=problem.device)
-        gradients = []
+        gradient = torch.zeros_like(images)
         for batch in self.batches(images, problem, iteration):
             distance = self.distances(problem, theta, frequencies, batch).sum()
             matching, total = matching + distance.detach(), distance
@@ -124,16 +124,19 @@ class NCFM(Matching[NCFMConfig]):
                 calibration, total = calibration + entropy.detach(), distance + entropy
             total.backward()
             assert batch.stored.grad is not None
-            gradients.append(batch.stored.grad)
+            gradient[batch.rows] = batch.stored.grad
+        parts = {"loss": matching + calibration, "calibration": calibration, "gradient": gradient}
         if psi is not None:
             sampled.backward(frequencies.grad)
-        loss, gradient, ascent = matching + calibration, torch.cat(gradients), None if psi is None else psi.grad
-        check_finite(self.name, iteration, {"loss": loss, "gradient": gradient, "gradient of psi": ascent})
+            assert psi.grad is not None
+            parts["gradient of psi"] = psi.grad
+        found = problem.work.total(parts)
+        check_finite(self.name, iteration, found)
         state["images"] = images
-        self.update_images(state, gradient)
-        if ascent is not None:
-            sgd_(state, "psi", -ascent, lr=c.lr_psi, momentum=c.momentum_psi)
-        return {"loss": float(loss), "calibration": float(calibration)}
+        self.update_images(state, found["gradient"])
+        if psi is not None:
+            sgd_(state, "psi", -found["gradient of psi"], lr=c.lr_psi, momentum=c.momentum_psi)
+        return {name: float(found[name]) for name in ("loss", "calibration")}
 
     def descend(self, state: State, gradient: Tensor) -> None:
         c = self.config

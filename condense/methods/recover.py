@@ -52,6 +52,8 @@ class RecoverConfig(DecoupledConfig):
     )
     jitter: int = Field(4, ge=0, description="pixels by which a view is rolled at most, either way down and right")
 
+    unit: ClassVar[str] = "blocks of images (ipc; class_batch, if a block has not all classes)"
+
     def misfits(self, ipc: int, classes: int, validation: int) -> list[str]:
         found = super().misfits(ipc, classes, validation)
         if self.view == "whole":
@@ -68,6 +70,9 @@ class PixelsConfig(RecoverConfig, PatchConfig):
 
     init: Start = Field("noise", description=START)
     class_batch: int = Field(100, ge=1, description="classes of a block at most")
+
+    def units(self, ipc: int, classes: int) -> int:
+        return ipc * math.ceil(classes / self.class_batch)
 
     def real_per_class(self, ipc: int, classes: int) -> int:
         """One for each patch, if the images start from any."""
@@ -155,16 +160,21 @@ class Recover(Decoupled[C]):
 
     def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
         loss, gradient = self.gradient(state, problem, iteration)
-        check_finite(self.name, iteration, {"loss": loss, "gradient": gradient})
-        metrics = {"loss": float(loss)}
-        self.move(state, problem, gradient, self.rate(iteration))
+        found = problem.work.total({"loss": loss, "gradient": gradient})
+        check_finite(self.name, iteration, found)
+        metrics = {"loss": float(found["loss"])}
+        self.move(state, problem, found["gradient"], self.rate(iteration))
         return metrics
 
     def gradient(self, state: State, problem: Problem, iteration: int) -> tuple[Tensor, Tensor]:
-        """The mean of L over the blocks, and the gradient of their sum by all that is learned, in this shape."""
+        """The part of this process's blocks in the mean of L over all, and in the gradient of their sum.
+
+        The gradient is by all that is learned, in this shape.
+        """
         learned, blocks = state[self.learned], self.blocks(problem)
         gradient, loss = torch.zeros_like(learned), torch.zeros((), dtype=learned.dtype, device=learned.device)
-        for number, block in enumerate(blocks):
+        for number in problem.work.mine(len(blocks)):
+            block = blocks[number]
             part = learned[block.rows].requires_grad_()
             of_block = self.loss(problem, block, self.pixels(state, block, part), iteration, number)
             gradient.index_add_(0, block.rows, torch.autograd.grad(of_block, part)[0])

@@ -23,7 +23,7 @@ from condense.locks import lock
 from condense.runs import checkpoint
 from condense.runs.checkpoint import Checkpoint
 from condense.runs.config_file import fingerprint, origins, to_toml
-from condense.runs.metrics import MetricsLog
+from condense.runs.metrics import MetricsLog, NoLog
 
 
 def run_name(dataset: str, method: str, ipc: int, seed: int) -> str:
@@ -133,3 +133,20 @@ class RunFolder:
     def metrics(self, start: int) -> MetricsLog:
         """The log metrics.jsonl, cut back to the first `start` iterations."""
         return MetricsLog(self.path / "metrics.jsonl", start)
+
+
+class FollowedFolder(RunFolder):
+    """The folder of a run as processes have it that only read what another one writes; they hold no lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fingerprint = fingerprint(self.read_config())
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+    def save_checkpoint(self, iteration: int, state: dict[str, Tensor], cost: Cost | None = None) -> None:
+        """The other one does."""
+
+    def metrics(self, start: int) -> MetricsLog:  # noqa: ARG002
+        return NoLog()

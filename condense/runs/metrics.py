@@ -56,6 +56,18 @@ class MetricsLog:
         self.close()
 
 
+class NoLog(MetricsLog):
+    """Where another process writes."""
+
+    def __init__(self) -> None: ...
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def _iteration(line: bytes) -> float:
     """The iteration of a line; infinity if it is torn."""
     try:

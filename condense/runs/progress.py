@@ -9,6 +9,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from condense.processes import rank
+
 PLAIN_INTERVAL = 10.0
 """Seconds between two plain lines, at least."""
 
@@ -20,8 +22,13 @@ class ProgressDisplay(Protocol):
 
 @contextmanager
 def progress(total: int, start: int = 0, description: str = "") -> Iterator[ProgressDisplay]:
-    """A display for `total` iterations, `start` of which were done before: loss, iterations a second, time left."""
-    if sys.stderr.isatty():
+    """A display for `total` iterations, `start` of which were done before: loss, iterations a second, time left.
+
+    Of several processes that torchrun started the first one shows it.
+    """
+    if rank():
+        yield _Nothing()
+    elif sys.stderr.isatty():
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -64,6 +71,10 @@ class _Bar:
     def update(self, iteration: int, metrics: Mapping[str, float]) -> None:
         done = iteration + 1
         self._bar.update(self._task, completed=done, status=_status(metrics, self._rate(done)))
+
+
+class _Nothing:
+    def update(self, iteration: int, metrics: Mapping[str, float]) -> None: ...
 
 
 class _Lines:

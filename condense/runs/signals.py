@@ -15,6 +15,10 @@ class Stopped(Exception):  # noqa: N818 (not an error: what was asked for)
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = number
 
+    @property
+    def exit_code(self) -> int:
+        return 75 if self.number == signal.SIGTERM else 130
+
 
 @dataclass
 class StopFlag:

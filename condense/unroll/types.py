@@ -63,14 +63,18 @@ class Unrolled:
     lr: Tensor
 
 
-def average(found: Sequence[Unrolled]) -> Unrolled:
-    """The mean loss of several runs on one set, and its derivatives."""
+def average(found: Sequence[Unrolled], over: int) -> Unrolled:
+    """The part of some runs on one set in the mean loss of `over` of them, and its derivatives."""
+
+    def part(each: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(each)).mean(0) * (len(found) / over)
+
     labels = [each.labels for each in found if each.labels is not None]
     return Unrolled(
-        torch.stack([each.loss for each in found]).mean(0),
-        torch.stack([each.images for each in found]).mean(0),
-        torch.stack(labels).mean(0) if labels else None,
-        torch.stack([each.lr for each in found]).mean(0),
+        part([each.loss for each in found]),
+        part([each.images for each in found]),
+        part(labels) if labels else None,
+        part([each.lr for each in found]),
     )
 
 

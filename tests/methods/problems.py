@@ -143,7 +143,8 @@ def trajectory_parts(condenser: Any, problem: Problem) -> dict[str, Any]:
     """What an iteration of a trajectory-matching method is made of: tensors, and values that can be compared."""
     state = condenser.init(problem)
     segments = [segment for iteration in range(20) for segment in condenser.segments(problem, iteration)]
-    run = condenser.inner_run(state, problem, segments[0], state["images"], problem.rng("inner"))
+    steps = condenser.inner_steps(len(state["images"]), problem, problem.rng("inner"))
+    run = condenser.inner_run(state, problem, segments[0], state["images"], steps)
     before, slopes = state["images"].clone(), torch.ones_like(state["images"])
     by_labels = torch.ones_like(run.labels) if run.soft else None
     condenser.update(state, Unrolled(torch.tensor(2.0), slopes, by_labels, torch.ones_like(run.lr)))

@@ -59,7 +59,8 @@ def test_an_update_averages_over_its_segments(tmp_path):
     problem = make_problem(several, tmp_path, dtype=torch.float64)
     start, segments = several.init(problem), several.segments(problem, 5)
     draws = problem.rng("inner", 5)
-    alone = [one.unroll(start, problem, segment, start["images"], draws) for segment in segments]
+    steps = [one.inner_steps(len(start["images"]), problem, draws) for _ in segments]
+    alone = [one.unroll(start, problem, segments[k], start["images"], steps[k]) for k in range(3)]
     state = {key: tensor.clone() for key, tensor in start.items()}
     metrics = several.step(state, problem, 5)
     assert metrics["loss"] == pytest.approx(sum(float(found.loss) for found in alone) / 3, rel=1e-12)
