@@ -35,7 +35,7 @@ from condense.comparison import (
 )
 from condense.config import MIRROR_FREE, EvaluationConfig, Layer, Resolved, read_evaluation, read_resolved, resolve
 from condense.costs import Cost, Meter
-from condense.data import fit_preprocessing
+from condense.data import RealData, fit_preprocessing
 from condense.errors import ConfigError, DataError, unknown
 from condense.estimate import settle_memory
 from condense.evaluation import (
@@ -54,6 +54,7 @@ from condense.methods import METHODS, ExpertConfig, Problem
 from condense.precision import report_precision
 from condense.robustness import Robustness
 from condense.runs import RunFolder, create_trackers, stop_signals
+from condense.scale import Executor
 from condense.synthetic import DistilledSet
 
 EVALUATION_KEYS = {"eval_networks", "protocol", "eval_repeats", "seed", "dataset", "data_root", "device"}
@@ -87,9 +88,9 @@ def distill(method: str, ipc: int, *, out: Path | str, **values: Any) -> RunResu
     return run(resolve([Layer("distill()", {"method": method, "ipc": ipc, **values})]), Path(out))
 
 
-def run(resolved: Resolved, out: Path) -> RunResult:
-    """A new run in the folder `out`, of a configuration that is already resolved."""
-    resolved, problem = prepare(resolved)
+def run(resolved: Resolved, out: Path, data: RealData | None = None) -> RunResult:
+    """A new run in the folder `out`, of a configuration that is already resolved; of its `data`, if they are there."""
+    resolved, problem = prepare(resolved, data)
     with RunFolder.create(out) as folder:
         resolved, problem = fit_memory(resolved, problem)
         folder.write_config(resolved.values(), resolved.origins)
@@ -107,13 +108,13 @@ def resume(path: Path | str) -> RunResult:
         return _execute(*prepare(resolved), folder)
 
 
-def prepare(resolved: Resolved) -> tuple[Resolved, Problem]:
+def prepare(resolved: Resolved, data: RealData | None = None) -> tuple[Resolved, Problem]:
     """The problem of a run, once all that can be wrong with it has been looked at, before anything is written.
 
     In the configuration that comes back, what was automatic is decided.
     """
     create_trackers(resolved.run.tracker, Path())  # a package may be missing
-    resolved, problem = _load(resolved)
+    resolved, problem = _load(resolved, data)
     provide.missing_experts(resolved, problem)  # the store may be another run's
     return resolved, problem
 
@@ -129,19 +130,22 @@ def fit_memory(resolved: Resolved, problem: Problem) -> tuple[Resolved, Problem]
     return resolved, provide.build_problem(resolved.run, problem.data)
 
 
-def _load(resolved: Resolved) -> tuple[Resolved, Problem]:
-    data = provide.load_run_data(resolved)
+def _load(resolved: Resolved, data: RealData | None = None) -> tuple[Resolved, Problem]:
+    data = data or provide.load_run_data(resolved)
     resolved = provide.settle_compile(resolved, data)
     return resolved, provide.build_problem(resolved.run, data)
 
 
-def train_buffer(resolved: Resolved) -> Path:
-    """Train the experts that a run of this configuration needs, and return the folder that holds them."""
+def train_buffer(resolved: Resolved, executor: Executor | None = None) -> Path:
+    """Train the experts that a run of this configuration needs, and return the folder that holds them.
+
+    By default in this process, else each expert by the executor. Raises UnitError for experts that failed there.
+    """
     if not isinstance(resolved.method, ExpertConfig):
         raise ConfigError(f"method {resolved.run.method!r} needs no experts, so there is no buffer to train")
     resolved, problem = fit_memory(*_load(resolved))
     with stop_signals() as stop:
-        return provide.experts(resolved, problem, stop).path
+        return provide.experts(resolved, problem, stop, executor).path
 
 
 def evaluate(

@@ -33,6 +33,12 @@ class RunError(CondenseError):
     """A run folder that is missing, in use, not empty, or not resumable."""
 
 
+class UnitError(CondenseError):
+    """Units of work that failed in processes of their own, each for its own reason."""
+
+    exit_code = 1
+
+
 class NumericsError(ArithmeticError):
     """A loss or gradient that is not finite; the run stops before it can reach the images."""
 

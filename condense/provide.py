@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from condense.augment import DSA
 from condense.cache import cache_dir
-from condense.config import EvaluationConfig, Resolved, RunConfig
+from condense.config import EvaluationConfig, Resolved, RunConfig, read_resolved
 from condense.costs import NOTHING, Cost, Meter
 from condense.data import Inputs, RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError, DataError
@@ -34,7 +36,8 @@ from condense.networks import (
     has_compiler,
     operations,
 )
-from condense.runs import ProgressDisplay, StopFlag, progress
+from condense.runs import ProgressDisplay, StopFlag, progress, stop_signals
+from condense.scale import RESULT, Executor, Shared, Unit, finish
 from condense.teachers import SqueezePlan, Teacher, held_out_accuracy, squeeze
 
 NUMERICS = 1
@@ -297,14 +300,21 @@ def open_store(resolved: Resolved, problem: Problem) -> TrajectoryStore:
     return _open(store_path(resolved, problem), resolved, problem)
 
 
-def _open(path: Path, resolved: Resolved, problem: Problem) -> TrajectoryStore:
+def _open(
+    path: Path,
+    resolved: Resolved,
+    problem: Problem,
+    identity: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+) -> TrajectoryStore:
+    """The store at a path; `identity` is what it has beside that of the run, `epochs` what it has if not the run's."""
     method = resolved.method
     assert isinstance(method, ExpertConfig)
     plan = method.expert_plan(resolved.run.dsa)
     return TrajectoryStore.open(
         path,
-        identity=_identity(resolved.run, problem, plan),
-        snapshots=plan.epochs + 1,
+        identity=_identity(resolved.run, problem, plan) | dict(identity or {}),
+        snapshots=(epochs or plan.epochs) + 1,
         parameters=problem.network.num_parameters,
         dtype=method.buffer_dtype,
         device=problem.device,
@@ -320,11 +330,12 @@ def missing_experts(resolved: Resolved, problem: Problem) -> list[int]:
     return open_store(resolved, problem).missing(resolved.method.num_experts)
 
 
-def experts(resolved: Resolved, problem: Problem, stop: StopFlag) -> TrajectoryStore:
-    """The run's trajectory store, complete: the experts it lacks are trained first.
+def experts(resolved: Resolved, problem: Problem, stop: StopFlag, executor: Executor | None = None) -> TrajectoryStore:
+    """The run's trajectory store, complete: the experts it lacks are trained first, in this process or by the executor.
 
     A stop is obeyed between two epochs; the expert it interrupts is trained again next time, to the same bits. While
-    another process trains experts of this store, this one waits for it.
+    another process trains experts of this store, this one waits for it. Raises UnitError for experts that failed in
+    processes of their own, once the others are there.
     """
     method = resolved.method
     assert isinstance(method, ExpertConfig)
@@ -333,21 +344,78 @@ def experts(resolved: Resolved, problem: Problem, stop: StopFlag) -> TrajectoryS
         with lock(store.path / "lock", wait=stop.check):
             store = open_store(resolved, problem)  # as another process may just have left it
             if store.missing(method.num_experts):
-                _train_missing(store, resolved, problem, stop)
+                _train_missing(store, resolved, problem, stop, executor)
     return store
 
 
-def _train_missing(store: TrajectoryStore, resolved: Resolved, problem: Problem, stop: StopFlag) -> None:
+def _train_missing(
+    store: TrajectoryStore, resolved: Resolved, problem: Problem, stop: StopFlag, executor: Executor | None
+) -> None:
     method, epochs = resolved.method, store.snapshots - 1
     assert isinstance(method, ExpertConfig)
     plan = method.expert_plan(resolved.run.dsa).model_copy(update={"epochs": epochs})
     missing = store.missing(method.num_experts)
-    done = method.num_experts - len(missing)
+    done = (method.num_experts - len(missing)) * epochs
     ranking = store.ranking(lambda: _rank(problem, plan, stop)) if plan.curriculum else None
-    with progress(method.num_experts * epochs, done * epochs, "experts") as display:
-        for place, index in enumerate(missing, done):
+    with progress(method.num_experts * epochs, done, "experts") as display:
+        if executor is not None:
+            units = {_expert_unit(store, resolved, problem, ranking, index): index for index in missing}
+            with executor:
+                show = partial(_show, display, done)
+                for unit in finish(list(units), executor, stop, steps=epochs, show=show):
+                    store.take(units[unit], _apart(unit.folder, resolved, problem, units[unit], epochs))
+                    shutil.rmtree(unit.folder)
+            return
+        for place, index in enumerate(missing):
             trajectory = _train(problem, plan, index, "expert", ranking)
-            store.write(index, _watched(trajectory, display, place * epochs, stop))
+            store.write(index, _watched(trajectory, display, done + place * epochs, stop))
+
+
+def _show(display: ProgressDisplay, before: int, done: int) -> None:
+    display.update(before + done - 1, {})
+
+
+def _expert_unit(
+    store: TrajectoryStore, resolved: Resolved, problem: Problem, ranking: Sequence[Tensor] | None, index: int
+) -> Unit:
+    """An expert that is trained in a process of its own."""
+    return Unit(
+        name=f"expert {index}",
+        folder=store.path / "units" / f"expert-{index:04d}",
+        work=train_apart,
+        arguments={"values": resolved.values(), "index": index, "epochs": store.snapshots - 1},
+        shared=Shared(problem.data.sha256, lambda: (problem.data.to(torch.device("cpu")), ranking)),
+    )
+
+
+def train_apart(
+    folder: Path,
+    shared: tuple[RealData, Sequence[Tensor] | None] | None,
+    *,
+    values: dict[str, Any],
+    index: int,
+    epochs: int,
+) -> Iterator[int]:
+    """The work of a unit: train one expert, the only one of a store in `folder`."""
+    resolved = read_resolved(values, "the command that started this")
+    data, ranking = shared or (load_run_data(resolved), None)
+    problem, method = build_problem(resolved.run, data), resolved.method
+    assert isinstance(method, ExpertConfig)
+    plan = method.expert_plan(resolved.run.dsa).model_copy(update={"epochs": epochs})
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / "lock"), stop_signals() as stop:
+        if plan.curriculum and ranking is None:
+            ranking = open_store(resolved, problem).ranking(lambda: _rank(problem, plan, stop))
+        store = _apart(folder, resolved, problem, index, epochs)
+        for written in store.writing(0, _train(problem, plan, index, "expert", ranking)):
+            stop.check()
+            yield written - 1
+        write_atomic(folder / RESULT, json.dumps({"expert": index}).encode())
+
+
+def _apart(folder: Path, resolved: Resolved, problem: Problem, index: int, epochs: int) -> TrajectoryStore:
+    """The store of one expert alone. Raises DataError for one of another run, or of other data."""
+    return _open(folder, resolved, problem, {"expert": index}, epochs)
 
 
 def _rank(problem: Problem, plan: ExpertPlan, stop: StopFlag) -> list[Tensor]:

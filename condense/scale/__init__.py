@@ -1,0 +1,8 @@
+"""Where independent units of work are done: in processes of this machine, or on a Ray cluster."""
+
+from condense.scale.cluster import Ray
+from condense.scale.finish import finish
+from condense.scale.local import Local
+from condense.scale.unit import RESULT, Done, Event, Executor, Failed, Progress, Shared, Unit
+
+__all__ = ["RESULT", "Done", "Event", "Executor", "Failed", "Local", "Progress", "Ray", "Shared", "Unit", "finish"]
