@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -457,25 +457,74 @@ def teacher_file(resolved: Resolved, problem: Problem) -> Path:
     return cache_dir() / "teachers" / f"{name}.safetensors"
 
 
-def pool(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[tuple[Teacher, ...], Cost]:
+def pool(
+    resolved: Resolved, problem: Problem, stop: StopFlag, executor: Executor | None = None
+) -> tuple[tuple[Teacher, ...], Cost]:
     """The run's teachers, each from the cache if it is there; and what their training took in all.
 
-    A stop is obeyed between two epochs; the teacher it interrupts is trained again next time, to the same bits.
+    Those that are not are trained in this process, one after the other, or by the executor. A stop is obeyed between
+    two epochs; the teacher it interrupts is trained again next time, to the same bits. Raises UnitError for teachers
+    that failed in processes of their own, once the others are there.
     """
+    plans = pool_plans(resolved, problem.data)
+    if executor is not None:
+        _squeeze_apart(resolved, problem, plans, stop, executor)
     teachers, total = [], NOTHING
-    for plan, index in pool_plans(resolved, problem.data):
+    for plan, index in plans:
         held = held_in_pool(resolved, problem, plan, index)
         if held is None:
-            held = _squeezed(problem, plan, index, stop)
+            with progress(plan.epochs, 0, f"teacher {plan.network}") as display:
+                held = _shown(_squeezed(problem, plan, index, stop), display)
             file = pool_file(resolved, problem, plan, index)
             file.parent.mkdir(parents=True, exist_ok=True)
-            made, cost = held
-            accuracy = torch.nan if made.accuracy is None else made.accuracy
-            numbers = torch.tensor([accuracy, cost.seconds, cost.peak_bytes], dtype=torch.float64)
-            write_atomic(file, save({**made.state(), "numbers": numbers}))
+            write_atomic(file, _saved(*held))
         teachers.append(held[0])
         total = Cost(total.seconds + held[1].seconds, max(total.peak_bytes, held[1].peak_bytes))
     return tuple(teachers), total
+
+
+def _squeeze_apart(
+    resolved: Resolved,
+    problem: Problem,
+    plans: Sequence[tuple[SqueezePlan, int]],
+    stop: StopFlag,
+    executor: Executor,
+) -> None:
+    """Train the teachers that are not in the cache, each in a process of its own."""
+    files = {}
+    for place, (plan, index) in enumerate(plans):
+        if held_in_pool(resolved, problem, plan, index) is None:
+            file = pool_file(resolved, problem, plan, index)
+            unit = Unit(
+                name=f"teacher {plan.network}" + (f", number {index}" if index else ""),
+                folder=file.with_suffix(""),
+                work=teach_apart,
+                arguments={"values": resolved.values(), "place": place},
+                shared=Shared(problem.data.sha256, lambda: problem.data.to(torch.device("cpu"))),
+            )
+            files[unit] = file
+    if not files:
+        return
+    epochs = plans[0][0].epochs
+    with executor, progress(len(files) * epochs, 0, "teachers") as display:
+        show = partial(_show, display, 0)
+        for unit in finish(list(files), executor, stop, steps=epochs, show=show):
+            write_atomic(files[unit], (unit.folder / TEACHER).read_bytes())
+            shutil.rmtree(unit.folder)
+
+
+TEACHER = "teacher.safetensors"
+
+
+def teach_apart(folder: Path, shared: RealData | None, *, values: dict[str, Any], place: int) -> Iterator[int]:
+    """The work of a unit: train the teacher at a place of the run's pool, into a file in `folder`."""
+    resolved = read_resolved(values, "the command that started this")
+    problem = build_problem(resolved.run, shared or load_run_data(resolved))
+    plan, index = pool_plans(resolved, problem.data)[place]
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / "lock"), stop_signals() as stop:
+        write_atomic(folder / TEACHER, _saved(*(yield from _squeezed(problem, plan, index, stop))))
+        write_atomic(folder / RESULT, json.dumps({"network": plan.network, "number": index}).encode())
 
 
 def pool_plans(resolved: Resolved, data: RealData) -> list[tuple[SqueezePlan, int]]:
@@ -492,17 +541,36 @@ def pool_plans(resolved: Resolved, data: RealData) -> list[tuple[SqueezePlan, in
     return [(plan, plans[:place].count(plan)) for place, plan in enumerate(plans)]
 
 
-def _squeezed(problem: Problem, plan: SqueezePlan, index: int, stop: StopFlag) -> tuple[Teacher, Cost]:
+def _squeezed(
+    problem: Problem, plan: SqueezePlan, index: int, stop: StopFlag
+) -> Generator[int, None, tuple[Teacher, Cost]]:
+    """Train a teacher; yields the number of its epochs after each."""
     data, meter = problem.data, Meter(problem.device)
     epochs = squeeze(plan, problem.inputs, data.train.labels, classes=data.num_classes, seed=problem.seed, index=index)
-    with progress(plan.epochs, 0, f"teacher {plan.network}") as display:
-        for epoch, trained in enumerate(epochs):
-            stop.check()
-            display.update(epoch, {})
-            module = trained
+    for done, trained in enumerate(epochs, 1):
+        stop.check()
+        yield done
+        module = trained
     held_out = Inputs(data.validation, problem.preprocessing)
     accuracy = held_out_accuracy(module, held_out, data.validation.labels)
     return Teacher(plan.network, module, accuracy), meter.read()
+
+
+def _shown(work: Generator[int, None, tuple[Teacher, Cost]], display: ProgressDisplay) -> tuple[Teacher, Cost]:
+    """What the work comes to; the display is told of its steps."""
+    while True:
+        try:
+            display.update(next(work) - 1, {})
+        except StopIteration as ended:
+            made: tuple[Teacher, Cost] = ended.value
+            return made
+
+
+def _saved(teacher: Teacher, cost: Cost) -> bytes:
+    """The content of a teacher's file."""
+    numbers = [torch.nan if teacher.accuracy is None else teacher.accuracy, cost.seconds, cost.peak_bytes]
+    content: bytes = save({**teacher.state(), "numbers": torch.tensor(numbers, dtype=torch.float64)})
+    return content
 
 
 def held_in_pool(resolved: Resolved, problem: Problem, plan: SqueezePlan, index: int) -> tuple[Teacher, Cost] | None:

@@ -63,7 +63,7 @@ def run(flags: RunFlags = NO_FLAGS, *, out: Path | None = None, as_json: AsJson 
 
 @app.command
 def buffer(flags: RunFlags = NO_FLAGS, *, where: ExecutorFlags = THIS_PROCESS) -> None:
-    """Train the experts that a run needs, and print the folder that holds them."""
+    """Train the experts, or the teachers, that a run needs, and print the folder that holds them."""
     from condense import api
 
     with _stoppable("the same command continues"):
@@ -138,6 +138,7 @@ def evaluate(
     data_root: Path | None = None,
     device: str | None = None,
     robust: bool = False,
+    where: ExecutorFlags = THIS_PROCESS,
     as_json: AsJson = False,
 ) -> None:
     """Train fresh networks on a distilled set, test them, and add the result to the set's manifest.
@@ -177,12 +178,15 @@ def evaluate(
         "device": device,
     }
     values = {key: value for key, value in given.items() if value is not None}
+    executor = where.choose()
     if robust:
+        if executor is not None:
+            raise ConfigError("--robust evaluates in this process: leave out --executor and --jobs")
         with _stoppable("the same command continues"):
             report.print_robustness(artifact, api.evaluate_robustness(artifact, **values), as_json)
     else:
         with _stoppable("the networks that were finished are recorded"):
-            report.print_evaluations(artifact, api.evaluate_artifact(artifact, **values), as_json)
+            report.print_evaluations(artifact, api.evaluate_artifact(artifact, (), executor, **values), as_json)
 
 
 def split_networks(text: str) -> list[str]:

@@ -35,7 +35,8 @@ def finish(
                 logger.warning("%s failed: %s", event.unit.name, event.words.splitlines()[-1])
                 continue
             done[event.unit.name] = event.steps if isinstance(event, Progress) else steps
-            show(sum(done.values()))
+            if any(done.values()):
+                show(sum(done.values()))
             if isinstance(event, Done):
                 yield event.unit
     if failed:
