@@ -34,6 +34,8 @@ POLL = 0.5
 """Seconds between two looks at the tasks, at most."""
 RETRIES = 5
 """How often a unit is done again whose worker was lost."""
+WORDS = 400
+"""Characters of what Ray says, at the end, which is where it says what is wrong."""
 HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 """Ray's switches for a cluster that is started here: it has the address 127.0.0.1, on Linux too, its workers have the
 priority of other processes, and it reports to nobody."""
@@ -74,7 +76,8 @@ class Ray:
             ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             self._stack.close()
-            raise ConfigError(f"--ray-address {self._address}: no Ray cluster answers ({error})") from None
+            words = " ".join(str(error).split())[-WORDS:]
+            raise ConfigError(f"--ray-address {self._address}: no Ray cluster answers ({words})") from None
         self._stack.callback(ray.shutdown)
         self._nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if self._gpus is not None and self._total("GPU") < self._gpus:

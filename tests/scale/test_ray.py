@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from condense.errors import ConfigError
 from condense.runs import StopFlag, Stopped
 from condense.scale import Local, Ray, cluster
 
-os.environ.update(cluster.HERE)  # the driver's address too; Ray reads it when it is imported
+# Ray reads these when it is imported: a driver of the same address, and a token.
+os.environ.update(cluster.HERE | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
 pytest.importorskip("ray")
 
 import ray_cluster
@@ -45,13 +47,9 @@ TABLES = ["accuracy.csv", "accuracy.md", "values.csv", "storage.csv"]
 
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory):
-    """The address of a cluster of two cores, with a token of its own, and the process that started it."""
-    token = tmp_path_factory.mktemp("token") / "token"
-    token.write_text(os.urandom(32).hex())
+    """The address of a cluster of two cores, and the process that started it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
         patch.setenv("CONDENSE_CACHE", str(tmp_path_factory.mktemp("cache")))
         paths = [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
