@@ -53,7 +53,7 @@ class Ray:
             raise ConfigError("--executor ray needs Ray, which is not installed: pip install 'condense-dd[ray]'")
         if jobs is not None and jobs < 1:
             raise ConfigError(f"--jobs {jobs}: must be at least 1")
-        if gpus is not None and not (0 < gpus <= 1 or gpus == int(gpus) > 0):
+        if gpus is not None and not (0 < gpus <= 1 or (gpus > 1 and gpus.is_integer())):
             raise ConfigError(f"--gpus-per-unit {gpus}: must be a part of one GPU, such as 0.5, or a number of them")
         self._address, self._jobs, self._gpus = address, jobs, gpus
         self._stack = ExitStack()
@@ -77,13 +77,22 @@ class Ray:
         except (ConnectionError, RuntimeError, ValueError) as error:
             self._stack.close()
             words = " ".join(str(error).split())[-WORDS:]
-            raise ConfigError(f"--ray-address {self._address}: no Ray cluster answers ({words})") from None
+            where = "--executor ray" if here else f"--ray-address {self._address or os.environ['RAY_ADDRESS']}"
+            raise ConfigError(f"{where}: no Ray cluster answers ({words})") from None
         self._stack.callback(ray.shutdown)
         self._nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if self._gpus is not None and self._total("GPU") < self._gpus:
+        try:
+            self._refuse("GPU", self._gpus or 0, f"--gpus-per-unit {self._gpus}")
+        except ConfigError:
             self._stack.close()
-            raise ConfigError(f"--gpus-per-unit {self._gpus}: this Ray cluster has {self._total('GPU'):g} GPUs")
+            raise
         return self
+
+    def _refuse(self, resource: str, wanted: float, what: str) -> None:
+        """Raise ConfigError if no node has so much of it: Ray would wait for one without end."""
+        most = max((node.get(resource, 0) for node in self._nodes), default=0)
+        if wanted > most:
+            raise ConfigError(f"{what}: no node of this Ray cluster has more than {most:g} {resource}s")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -119,6 +128,7 @@ class Ray:
         """As `Executor.run`. A unit whose worker or node is lost is done again, up to RETRIES times."""
         import ray
 
+        self._refuse("CPU", threads, f"units of {threads} threads")
         task = ray.remote(max_calls=1)(_perform).options(  # a process for each unit, as on one machine
             num_cpus=threads,
             num_gpus=self._gpus or 0,
@@ -210,6 +220,7 @@ def _perform(
             with redirect_stderr(said):
                 yield from find_work(work)(folder, shared, **arguments)
         except Stopped:  # not the unit's own doing: the worker is told to go
+            shutil.rmtree(place)
             os._exit(1)
         except (CondenseError, NumericsError, OSError) as raised:
             error = type(raised).__name__

@@ -12,9 +12,11 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_work import BUFFER, fail, greet, result, run, unit, wait
 
 from condense import api
+from condense.artifact import read_manifest
 from condense.cli import main
 from condense.config import Layer, resolve
 from condense.errors import UnitError
@@ -109,6 +111,34 @@ def test_an_expert_that_an_earlier_command_finished_is_taken(tmp_path, monkeypat
     monkeypatch.setattr(local, "command", lambda _: ["false"])
     assert buffer(tmp_path / "store", Local(), num_experts=1) == tmp_path / "store"
     assert seen == [0] and json.loads((tmp_path / "store" / "manifest.json").read_text())["experts"] == [0]
+
+
+def test_teachers_of_several_processes_are_those_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "cores", lambda: 2 * torch.get_num_threads())
+    values = {"method": "rded", "recipe": "none", "ipc": 1, "teacher_epochs": 2, "label_epochs": 1}
+    values["teachers"] = ["convnet:width=4,norm=batch", "convnet:width=4,depth=1,norm=batch"]
+    found = []
+    for name, executor in (("here", None), ("apart", Local(2))):
+        monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / name))
+        folder = api.train_buffer(resolve([Layer("test", values)]), executor)
+        assert sorted({path.suffix for path in folder.iterdir()} - {".log"}) == [".safetensors"]
+        found.append({file.name: load_file(file) for file in folder.glob("*.safetensors")})
+    assert found[0].keys() == found[1].keys() and len(found[0]) == 2
+    for name, here in found[0].items():
+        numbers = [held[name].pop("numbers") for held in found]
+        assert numbers[0][0] == numbers[1][0]  # the accuracy; the rest is what it took
+        assert all(torch.equal(tensor, found[1][name][key]) for key, tensor in here.items())
+
+
+def test_networks_of_several_processes_are_those_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "cores", lambda: 2 * torch.get_num_threads())
+    keys = {"eval_networks": ["mlp"], "eval_repeats": 1, "baselines": [], "full_data": False, "protocol": "quick"}
+    made = api.distill("random", 1, out=tmp_path / "run", recipe="none", **keys).artifact
+    here = api.evaluate_artifact(made, eval_repeats=2)
+    apart = api.evaluate_artifact(made, (), Local(2), eval_repeats=2)
+    assert apart == here and len(here[0].values) == 2
+    assert read_manifest(made).evaluations[-1].values == here[0].values
+    assert not [path for path in (tmp_path / "cache" / "evaluations").iterdir() if path.is_dir()]
 
 
 def call(*arguments):
