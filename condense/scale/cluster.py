@@ -7,6 +7,8 @@ writes them: no disk need be shared, and a worker that is lost leaves nothing be
 import logging
 import os
 import shutil
+import signal
+import threading
 import time
 import traceback
 from collections import Counter
@@ -72,8 +74,11 @@ class Ray:
             settings = {"address": "local", "include_dashboard": False}
         nowhere = self._stack.enter_context(Path(os.devnull).open("w"))
         self._stack.enter_context(redirect_stdout(nowhere))  # where Ray says what a lost worker died of
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray has put its own there, which ends the process
         except (ConnectionError, RuntimeError, ValueError) as error:
             self._stack.close()
             words = " ".join(str(error).split())[-WORDS:]

@@ -68,7 +68,7 @@ def test_a_stop_reaches_the_process_of_a_unit(tmp_path):
             time.sleep(0.02)
         stop.requested = signal.SIGTERM
 
-    threading.Thread(target=press).start()
+    threading.Thread(target=press, daemon=True).start()
     waiting = unit(tmp_path, "u", wait, mark=str(mark))
     with pytest.raises(Stopped):
         run(Local(), [waiting], stop=stop)

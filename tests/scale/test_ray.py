@@ -66,20 +66,20 @@ def test_units_leave_what_they_leave_on_this_machine(tmp_path, ray, monkeypatch,
     loads = []
     shared = lambda: loads.append(1) or "what all read"  # noqa: E731
     tries = {name: tmp_path / f"tries-{name}" for name in ("broken", "lost", "hopeless")}
-    good = [unit(tmp_path, f"u{i}", greet, shared, text=f"text {i}") for i in range(2)]
+    good = unit(tmp_path, "good", greet, shared, text="a text")
     broken = unit(tmp_path, "broken", fail, shared, tries=str(tries["broken"]))
     lost = unit(tmp_path, "lost", die, shared, tries=str(tries["lost"]), times=1)
     hopeless = unit(tmp_path, "hopeless", die, shared, tries=str(tries["hopeless"]), times=9)
-    good[1].folder.mkdir()
-    (good[1].folder / "old").write_text("of an attempt that was not finished")
+    good.folder.mkdir()
+    (good.folder / "old").write_text("of an attempt that was not finished")
     with caplog.at_level("INFO", "condense"), Ray(ray.address) as executor:
         assert (executor.jobs, executor.threads) == (2, 1)
-        steps, ends = run(executor, [*good, broken, lost, hopeless], threads=1)
-    assert ends["u0"] is ends["u1"] is ends["lost"] is None and loads == [1]
-    assert [result(u)["text"] for u in (*good, lost)] == ["text 0", "text 1", "at last"]
-    assert {(result(u)["shared"], result(u)["threads"]) for u in good} == {("what all read", "1")}
-    assert sorted(path.name for path in good[1].folder.rglob("*")) == ["below", "file", "lock", "result.json"]
-    assert steps["u0"] == 2 and steps["hopeless"] == 0
+        steps, ends = run(executor, [good, broken, lost, hopeless], threads=1)
+    assert ends["good"] is ends["lost"] is None and loads == [1]
+    assert (result(good)["text"], result(lost)["text"]) == ("a text", "at last")
+    assert (result(good)["shared"], result(good)["threads"]) == ("what all read", "1")
+    assert sorted(path.name for path in good.folder.rglob("*")) == ["below", "file", "lock", "result.json"]
+    assert steps["good"] == 2 and steps["hopeless"] == 0
     assert ends["broken"].splitlines()[-1] == "RuntimeError: nothing works in broken"
     assert "Traceback" in broken.log.read_text() and broken.error.read_text() == ends["broken"]
     assert ends["hopeless"].startswith("its worker was lost (WorkerCrashedError), 2 times")
@@ -95,8 +95,10 @@ def test_a_stop_leaves_no_worker_at_work(tmp_path, ray):
             time.sleep(0.05)
         stop.requested = signal.SIGINT
 
-    threading.Thread(target=press).start()
+    threading.Thread(target=press, daemon=True).start()
+    handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped), Ray(ray.address) as executor:
+        assert signal.getsignal(signal.SIGTERM) is handler
         run(executor, [unit(tmp_path, "u", wait, mark=str(mark))], stop=stop)
     deadline = time.monotonic() + 60
     while ray_cluster.workers(ray.process) and time.monotonic() < deadline:
@@ -105,7 +107,7 @@ def test_a_stop_leaves_no_worker_at_work(tmp_path, ray):
 
 
 def trajectories(folder, executor):
-    config = resolve([Layer("test", BUFFER | {"buffer": folder})])
+    config = resolve([Layer("test", BUFFER | {"buffer": folder, "num_experts": 1})])
     made = api.train_buffer(config, executor) / "trajectories.bin"
     return hashlib.sha256(made.read_bytes()).hexdigest()
 
@@ -167,6 +169,7 @@ def test_what_a_cluster_has_not_is_refused_before_anything_is_written(tmp_path, 
     assert not (tmp_path / "store" / "trajectories.bin").exists()
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_started_for_a_command_listens_on_this_machine_alone():
     with Ray(jobs=1):
         import ray
