@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from condense.artifact import (
 from condense.cache import cache_dir
 from condense.comparison import (
     Comparison,
+    compare,
     evaluate_baselines,
-    evaluate_on_test,
     evaluate_run,
     record_new,
     training_set,
@@ -35,11 +36,12 @@ from condense.comparison import (
 )
 from condense.config import MIRROR_FREE, EvaluationConfig, Layer, Resolved, read_evaluation, read_resolved, resolve
 from condense.costs import Cost, Meter
-from condense.data import fit_preprocessing
-from condense.errors import ConfigError, DataError, unknown
+from condense.data import RealData, fit_preprocessing
+from condense.errors import ConfigError, unknown
 from condense.estimate import settle_memory
 from condense.evaluation import (
     AnyDataset,
+    Attempt,
     Evaluation,
     NetworkLike,
     TestSet,
@@ -50,12 +52,14 @@ from condense.evaluation import (
     load_protocol,
 )
 from condense.loop import distillation_loop
-from condense.methods import METHODS, ExpertConfig, Problem
+from condense.methods import METHODS, DecoupledConfig, ExpertConfig, Problem
 from condense.precision import report_precision
 from condense.robustness import Robustness
 from condense.runs import FollowedFolder, RunFolder, create_trackers, stop_signals
+from condense.scale import Executor
 from condense.scale.ranks import Lone, join
 from condense.synthetic import DistilledSet
+from condense.trials import Apart
 
 EVALUATION_KEYS = {"eval_networks", "protocol", "eval_repeats", "seed", "dataset", "data_root", "device"}
 
@@ -88,11 +92,11 @@ def distill(method: str, ipc: int, *, out: Path | str, **values: Any) -> RunResu
     return run(resolve([Layer("distill()", {"method": method, "ipc": ipc, **values})]), Path(out))
 
 
-def run(resolved: Resolved, out: Path) -> RunResult:
-    """A new run in the folder `out`, of a configuration that is already resolved."""
+def run(resolved: Resolved, out: Path, data: RealData | None = None) -> RunResult:
+    """A new run in the folder `out`, of a configuration that is already resolved; of its `data`, if they are there."""
 
     def lead(ranks: Lone) -> RunResult:
-        settled, problem = prepare(provide.settle_processes(resolved, ranks.size))
+        settled, problem = prepare(provide.settle_processes(resolved, ranks.size), data)
         with RunFolder.create(out) as folder:
             settled, problem = fit_memory(settled, problem)
             folder.write_config(settled.values(), settled.origins)
@@ -145,13 +149,13 @@ def _finished(folder: RunFolder) -> RunResult | None:
     return replace(_RESULT.validate_json(found), run=folder.path, artifact=folder.artifact_path)
 
 
-def prepare(resolved: Resolved) -> tuple[Resolved, Problem]:
+def prepare(resolved: Resolved, data: RealData | None = None) -> tuple[Resolved, Problem]:
     """The problem of a run, once all that can be wrong with it has been looked at, before anything is written.
 
     In the configuration that comes back, what was automatic is decided.
     """
     create_trackers(resolved.run.tracker, Path())  # a package may be missing
-    resolved, problem = _load(resolved)
+    resolved, problem = _load(resolved, data)
     provide.missing_experts(resolved, problem)  # the store may be another run's
     return resolved, problem
 
@@ -167,19 +171,26 @@ def fit_memory(resolved: Resolved, problem: Problem) -> tuple[Resolved, Problem]
     return resolved, provide.build_problem(resolved.run, problem.data)
 
 
-def _load(resolved: Resolved) -> tuple[Resolved, Problem]:
-    data = provide.load_run_data(resolved)
+def _load(resolved: Resolved, data: RealData | None = None) -> tuple[Resolved, Problem]:
+    data = data or provide.load_run_data(resolved)
     resolved = provide.settle_compile(resolved, data)
     return resolved, provide.build_problem(resolved.run, data)
 
 
-def train_buffer(resolved: Resolved) -> Path:
-    """Train the experts that a run of this configuration needs, and return the folder that holds them."""
-    if not isinstance(resolved.method, ExpertConfig):
-        raise ConfigError(f"method {resolved.run.method!r} needs no experts, so there is no buffer to train")
+def train_buffer(resolved: Resolved, executor: Executor | None = None) -> Path:
+    """Train the experts, or the pool of teachers, that a run of this configuration needs; return the folder with them.
+
+    By default in this process, else each by the executor. Raises UnitError for those that failed there.
+    """
+    method = resolved.method
+    if not isinstance(method, ExpertConfig | DecoupledConfig):
+        raise ConfigError(f"method {resolved.run.method!r} needs no experts and no pool of teachers: nothing to train")
     resolved, problem = fit_memory(*_load(resolved))
     with stop_signals() as stop:
-        return provide.experts(resolved, problem, stop).path
+        if isinstance(method, ExpertConfig):
+            return provide.experts(resolved, problem, stop, executor).path
+        provide.pool(resolved, problem, stop, executor)
+        return cache_dir() / "teachers"
 
 
 def evaluate(
@@ -265,21 +276,27 @@ def _evaluate_own(
 
 
 def evaluate_artifact(
-    source: Path | str | Artifact, networks: Sequence[NetworkLike] = (), **values: Any
+    source: Path | str | Artifact, networks: Sequence[NetworkLike] = (), executor: Executor | None = None, **values: Any
 ) -> list[Evaluation]:
     """Train fresh networks on a distilled set, and test them on the data set that it was made from.
 
     `networks` are specs, or functions that make one; default: those of the run. `values` are those keys of the run that
     made it which are to be changed for this evaluation, of `EVALUATION_KEYS`; `dataset` is for data that have moved.
-    Each result is added to the manifest of a folder when it is there. Raises ArtifactError, ConfigError or DataError
-    before any training.
+    Each result is added to the manifest of a folder when it is there. The networks are trained in this process, or by
+    an executor if they are specs and the set is a folder. Raises ArtifactError, ConfigError or DataError before any
+    training, and UnitError for networks that failed in processes of their own.
     """
     artifact, comparison = _opened(source, networks, values)
     training, done = training_set(artifact), []
     for network in networks:
         fresh_networks(network, training, comparison.data.num_classes)
-    with stop_signals() as stop:
-        for made in evaluate_on_test(training, comparison, networks or comparison.config.networks, stop):
+    attempt: Attempt | None = None
+    with stop_signals() as stop, executor or nullcontext():
+        for network in networks or comparison.config.networks:
+            if executor is not None:
+                assert isinstance(network, str) and not isinstance(source, Artifact), "what other processes can find"
+                attempt = Apart(Path(source), artifact.manifest, training, comparison, network, executor, stop)
+            made = comparison.evaluate(training, comparison.test, network, poll=stop.check, attempt=attempt)
             if not isinstance(source, Artifact):
                 add_evaluations(Path(source), [asdict(made)])
             done.append(made)
@@ -314,15 +331,7 @@ def _opened(
     specs = [network for network in networks if isinstance(network, str)]
     named = {"eval_networks": specs} if specs else {}
     config = read_evaluation(artifact.manifest.config | values | named, "eval")
-    data = provide.load_data(config)
-    if data.sha256 != artifact.manifest.dataset.sha256:
-        held, found = artifact.manifest.dataset.sha256[:12], data.sha256[:12]
-        raise DataError(
-            f"{'the set' if source is artifact else source} was made from another {data.name}: its data have SHA-256 "
-            f"{held}..., these have {found}.... Name the original with --data-root or --dataset"
-        )
-    device = config.torch_device
-    return artifact, Comparison(provide.to_device(data, device), artifact.preprocessing.to(device), config)
+    return artifact, compare(source, artifact, config)
 
 
 def import_set(

@@ -1,7 +1,7 @@
 """The final table of a run: its own set, the baselines and the full data, all under one protocol."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,18 @@ from condense.artifact import DATA, STORE, Artifact, Manifest, add_evaluations, 
 from condense.cache import cache_dir
 from condense.config import EvaluationConfig, Resolved
 from condense.data import Preprocessing, RealData
-from condense.evaluation import Evaluation, NetworkLike, Protocol, TestSet, TrainingSet, evaluate, load_protocol
+from condense.errors import DataError
+from condense.evaluation import (
+    Attempt,
+    Evaluation,
+    Examiner,
+    NetworkLike,
+    Protocol,
+    TestSet,
+    TrainingSet,
+    evaluate,
+    load_protocol,
+)
 from condense.files import write_atomic
 from condense.methods import METHODS, Condenser, DecoupledConfig, Metrics, Problem, TeacherConfig, unwatched
 from condense.networks import COMPILED_NUMERICS, has_compiler
@@ -75,30 +86,46 @@ class Comparison:
         n: int | None = None,
         updates: int | None = None,
         poll: Callable[[], None] = lambda: None,
+        attempt: Attempt | None = None,
     ) -> Evaluation:
         """`n` fresh networks, as many as the keys or else the protocol say if it is not given; likewise `updates`."""
         return evaluate(
             training,
             test,
             network,
-            classes=self.data.num_classes,
-            protocol=protocol or self.protocol,
-            dsa=self.config.dsa,
-            seed=self.config.seed,
-            device=self.config.torch_device,
-            validation=self.validation,
             n=n or self.config.eval_repeats,
-            updates=updates,
-            poll=poll,
+            attempt=attempt,
+            **self._settings(protocol, updates, poll),
         )
 
+    def examiner(self, training: TrainingSet, network: NetworkLike, poll: Callable[[], None]) -> Examiner:
+        """What trains and tests single networks of an evaluation on the test set."""
+        return Examiner(training, self.test, network, **self._settings(None, None, poll))
 
-def evaluate_on_test(
-    training: TrainingSet, comparison: Comparison, networks: Sequence[NetworkLike], stop: StopFlag
-) -> Iterator[Evaluation]:
-    """One evaluation for each network, on the test set."""
-    for network in networks:
-        yield comparison.evaluate(training, comparison.test, network, poll=stop.check)
+    def _settings(self, protocol: Protocol | None, updates: int | None, poll: Callable[[], None]) -> dict[str, Any]:
+        return {
+            "classes": self.data.num_classes,
+            "protocol": protocol or self.protocol,
+            "dsa": self.config.dsa,
+            "seed": self.config.seed,
+            "device": self.config.torch_device,
+            "validation": self.validation,
+            "updates": updates,
+            "poll": poll,
+        }
+
+
+def compare(source: Path | str | Artifact, artifact: Artifact, config: EvaluationConfig) -> Comparison:
+    """What to compare the distilled set from `source` with. Raises DataError for data that it was not made from."""
+    data = provide.load_data(config)
+    if data.sha256 != artifact.manifest.dataset.sha256:
+        held, found = artifact.manifest.dataset.sha256[:12], data.sha256[:12]
+        raise DataError(
+            f"{'the set' if source is artifact else source} was made from another {data.name}: its data have SHA-256 "
+            f"{held}..., these have {found}.... Name the original with --data-root or --dataset"
+        )
+    device = config.torch_device
+    return Comparison(provide.to_device(data, device), artifact.preprocessing.to(device), config)
 
 
 def evaluate_run(resolved: Resolved, problem: Problem, folder: RunFolder, stop: StopFlag) -> list[Evaluation]:

@@ -47,6 +47,12 @@ class LostRank(RankError):  # noqa: N818 (a finding)
     """Another process of the run is gone, or cannot be reached."""
 
 
+class UnitError(CondenseError):
+    """Units of work that failed in processes of their own, each for its own reason."""
+
+    exit_code = 1
+
+
 class NumericsError(ArithmeticError):
     """A loss or gradient that is not finite; the run stops before it can reach the images."""
 

@@ -1,4 +1,4 @@
-"""Other processes: children, that they end with this one and how they ended; those that were started beside it."""
+"""This program's processes: how they begin, which were started beside this one, that children end with it, and how."""
 
 import ctypes
 import os
@@ -6,7 +6,16 @@ import signal
 import sys
 from collections.abc import Callable
 
+from condense.allocator import tune_allocator
+from condense.cache import cache_dir
+
 PR_SET_PDEATHSIG = 1
+
+
+def settle_process() -> None:
+    """At the start of a process of this program: memory is reused, and compiled code is kept."""
+    tune_allocator()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
 
 
 def tied_to_this_process() -> Callable[[], None] | None:

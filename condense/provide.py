@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from condense.augment import DSA
 from condense.cache import cache_dir
-from condense.config import EvaluationConfig, Resolved, RunConfig
+from condense.config import EvaluationConfig, Resolved, RunConfig, read_resolved
 from condense.costs import NOTHING, Cost, Meter
 from condense.data import Inputs, RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError, DataError
@@ -39,7 +40,8 @@ from condense.networks import (
     operations,
 )
 from condense.rng import isolated
-from condense.runs import ProgressDisplay, StopFlag, progress
+from condense.runs import ProgressDisplay, StopFlag, progress, stop_signals
+from condense.scale import RESULT, Executor, Shared, Unit, finish
 from condense.teachers import SqueezePlan, Teacher, held_out_accuracy, squeeze
 
 T = TypeVar("T")
@@ -390,14 +392,21 @@ def open_store(resolved: Resolved, problem: Problem) -> TrajectoryStore:
     return _open(store_path(resolved, problem), resolved, problem)
 
 
-def _open(path: Path, resolved: Resolved, problem: Problem) -> TrajectoryStore:
+def _open(
+    path: Path,
+    resolved: Resolved,
+    problem: Problem,
+    identity: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+) -> TrajectoryStore:
+    """The store at a path; `identity` is what it has beside that of the run, `epochs` what it has if not the run's."""
     method = resolved.method
     assert isinstance(method, ExpertConfig)
     plan = method.expert_plan(resolved.run.dsa)
     return TrajectoryStore.open(
         path,
-        identity=_identity(resolved.run, problem, plan),
-        snapshots=plan.epochs + 1,
+        identity=_identity(resolved.run, problem, plan) | dict(identity or {}),
+        snapshots=(epochs or plan.epochs) + 1,
         parameters=problem.network.num_parameters,
         dtype=method.buffer_dtype,
         device=problem.device,
@@ -413,11 +422,12 @@ def missing_experts(resolved: Resolved, problem: Problem) -> list[int]:
     return open_store(resolved, problem).missing(resolved.method.num_experts)
 
 
-def experts(resolved: Resolved, problem: Problem, stop: StopFlag) -> TrajectoryStore:
-    """The run's trajectory store, complete: the experts it lacks are trained first.
+def experts(resolved: Resolved, problem: Problem, stop: StopFlag, executor: Executor | None = None) -> TrajectoryStore:
+    """The run's trajectory store, complete: the experts it lacks are trained first, in this process or by the executor.
 
     A stop is obeyed between two epochs; the expert it interrupts is trained again next time, to the same bits. While
-    another process trains experts of this store, this one waits for it.
+    another process trains experts of this store, this one waits for it. Raises UnitError for experts that failed in
+    processes of their own, once the others are there.
     """
     method = resolved.method
     assert isinstance(method, ExpertConfig)
@@ -426,21 +436,78 @@ def experts(resolved: Resolved, problem: Problem, stop: StopFlag) -> TrajectoryS
         with lock(store.path / "lock", wait=stop.check):
             store = open_store(resolved, problem)  # as another process may just have left it
             if store.missing(method.num_experts):
-                _train_missing(store, resolved, problem, stop)
+                _train_missing(store, resolved, problem, stop, executor)
     return store
 
 
-def _train_missing(store: TrajectoryStore, resolved: Resolved, problem: Problem, stop: StopFlag) -> None:
+def _train_missing(
+    store: TrajectoryStore, resolved: Resolved, problem: Problem, stop: StopFlag, executor: Executor | None
+) -> None:
     method, epochs = resolved.method, store.snapshots - 1
     assert isinstance(method, ExpertConfig)
     plan = method.expert_plan(resolved.run.dsa).model_copy(update={"epochs": epochs})
     missing = store.missing(method.num_experts)
-    done = method.num_experts - len(missing)
+    done = (method.num_experts - len(missing)) * epochs
     ranking = store.ranking(lambda: _rank(problem, plan, stop)) if plan.curriculum else None
-    with progress(method.num_experts * epochs, done * epochs, "experts") as display:
-        for place, index in enumerate(missing, done):
+    with progress(method.num_experts * epochs, done, "experts") as display:
+        if executor is not None:
+            units = {_expert_unit(store, resolved, problem, ranking, index): index for index in missing}
+            with executor:
+                show = partial(_show, display, done)
+                for unit in finish(list(units), executor, stop, steps=epochs, show=show):
+                    store.take(units[unit], _apart(unit.folder, resolved, problem, units[unit], epochs))
+                    shutil.rmtree(unit.folder)
+            return
+        for place, index in enumerate(missing):
             trajectory = _train(problem, plan, index, "expert", ranking)
-            store.write(index, _watched(trajectory, display, place * epochs, stop))
+            store.write(index, _watched(trajectory, display, done + place * epochs, stop))
+
+
+def _show(display: ProgressDisplay, before: int, done: int) -> None:
+    display.update(before + done - 1, {})
+
+
+def _expert_unit(
+    store: TrajectoryStore, resolved: Resolved, problem: Problem, ranking: Sequence[Tensor] | None, index: int
+) -> Unit:
+    """An expert that is trained in a process of its own."""
+    return Unit(
+        name=f"expert {index}",
+        folder=store.path / "units" / f"expert-{index:04d}",
+        work=train_apart,
+        arguments={"values": resolved.values(), "index": index, "epochs": store.snapshots - 1},
+        shared=Shared(problem.data.sha256, lambda: (problem.data.to(torch.device("cpu")), ranking)),
+    )
+
+
+def train_apart(
+    folder: Path,
+    shared: tuple[RealData, Sequence[Tensor] | None] | None,
+    *,
+    values: dict[str, Any],
+    index: int,
+    epochs: int,
+) -> Iterator[int]:
+    """The work of a unit: train one expert, the only one of a store in `folder`."""
+    resolved = read_resolved(values, "the command that started this")
+    data, ranking = shared or (load_run_data(resolved), None)
+    problem, method = build_problem(resolved.run, data), resolved.method
+    assert isinstance(method, ExpertConfig)
+    plan = method.expert_plan(resolved.run.dsa).model_copy(update={"epochs": epochs})
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / "lock"), stop_signals() as stop:
+        if plan.curriculum and ranking is None:
+            ranking = open_store(resolved, problem).ranking(lambda: _rank(problem, plan, stop))
+        store = _apart(folder, resolved, problem, index, epochs)
+        for written in store.writing(0, _train(problem, plan, index, "expert", ranking)):
+            stop.check()
+            yield written - 1
+        write_atomic(folder / RESULT, json.dumps({"expert": index}).encode())
+
+
+def _apart(folder: Path, resolved: Resolved, problem: Problem, index: int, epochs: int) -> TrajectoryStore:
+    """The store of one expert alone. Raises DataError for one of another run, or of other data."""
+    return _open(folder, resolved, problem, {"expert": index}, epochs)
 
 
 def _rank(problem: Problem, plan: ExpertPlan, stop: StopFlag) -> list[Tensor]:
@@ -493,23 +560,74 @@ def teacher_file(resolved: Resolved, problem: Problem) -> Path:
     return cache_dir() / "teachers" / f"{name}.safetensors"
 
 
-def pool(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[tuple[Teacher, ...], Cost]:
+def pool(
+    resolved: Resolved, problem: Problem, stop: StopFlag, executor: Executor | None = None
+) -> tuple[tuple[Teacher, ...], Cost]:
     """The run's teachers, each from the cache if it is there; and what their training took in all.
 
-    A stop is obeyed between two epochs; the teacher it interrupts is trained again next time, to the same bits. While
-    another process trains a teacher, this one waits for it.
+    Those that are not are trained in this process, one after the other, or by the executor. A stop is obeyed between
+    two epochs; the teacher it interrupts is trained again next time, to the same bits. While another process trains a
+    teacher, this one waits for it. Raises UnitError for teachers that failed in processes of their own, once the others
+    are there.
     """
+    plans = pool_plans(resolved, problem.data)
+    if executor is not None:
+        _squeeze_apart(resolved, problem, plans, stop, executor)
     teachers, total = [], NOTHING
-    for plan, index in pool_plans(resolved, problem.data):
+    for plan, index in plans:
         found, cost = _once(
             pool_file(resolved, problem, plan, index),
             partial(held_in_pool, resolved, problem, plan, index),
-            partial(_squeezed, resolved, problem, plan, index, stop),
+            partial(_taught, resolved, problem, plan, index, stop),
             stop,
         )
         teachers.append(found)
         total = Cost(total.seconds + cost.seconds, max(total.peak_bytes, cost.peak_bytes))
     return tuple(teachers), total
+
+
+def _squeeze_apart(
+    resolved: Resolved,
+    problem: Problem,
+    plans: Sequence[tuple[SqueezePlan, int]],
+    stop: StopFlag,
+    executor: Executor,
+) -> None:
+    """Train the teachers that are not in the cache, each in a process of its own."""
+    files = {}
+    for place, (plan, index) in enumerate(plans):
+        if held_in_pool(resolved, problem, plan, index) is None:
+            file = pool_file(resolved, problem, plan, index)
+            unit = Unit(
+                name=f"teacher {plan.network}" + (f", number {index}" if index else ""),
+                folder=file.with_suffix(""),
+                work=teach_apart,
+                arguments={"values": resolved.values(), "place": place},
+                shared=Shared(problem.data.sha256, lambda: problem.data.to(torch.device("cpu"))),
+            )
+            files[unit] = file
+    if not files:
+        return
+    epochs = plans[0][0].epochs
+    with executor, progress(len(files) * epochs, 0, "teachers") as display:
+        show = partial(_show, display, 0)
+        for unit in finish(list(files), executor, stop, steps=epochs, show=show):
+            write_atomic(files[unit], (unit.folder / TEACHER).read_bytes())
+            shutil.rmtree(unit.folder)
+
+
+TEACHER = "teacher.safetensors"
+
+
+def teach_apart(folder: Path, shared: RealData | None, *, values: dict[str, Any], place: int) -> Iterator[int]:
+    """The work of a unit: train the teacher at a place of the run's pool, into a file in `folder`."""
+    resolved = read_resolved(values, "the command that started this")
+    problem = build_problem(resolved.run, shared or load_run_data(resolved))
+    plan, index = pool_plans(resolved, problem.data)[place]
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / "lock"), stop_signals() as stop:
+        write_atomic(folder / TEACHER, _saved(*(yield from _squeezed(problem, plan, index, stop))))
+        write_atomic(folder / RESULT, json.dumps({"network": plan.network, "number": index}).encode())
 
 
 def pool_plans(resolved: Resolved, data: RealData) -> list[tuple[SqueezePlan, int]]:
@@ -526,22 +644,46 @@ def pool_plans(resolved: Resolved, data: RealData) -> list[tuple[SqueezePlan, in
     return [(plan, plans[:place].count(plan)) for place, plan in enumerate(plans)]
 
 
-def _squeezed(
+def _taught(
     resolved: Resolved, problem: Problem, plan: SqueezePlan, index: int, stop: StopFlag
 ) -> tuple[Teacher, Cost]:
     """A teacher, trained and put into the cache; and what it took."""
+    with progress(plan.epochs, 0, f"teacher {plan.network}") as display:
+        made = _shown(_squeezed(problem, plan, index, stop), display)
+    write_atomic(pool_file(resolved, problem, plan, index), _saved(*made))
+    return made
+
+
+def _squeezed(
+    problem: Problem, plan: SqueezePlan, index: int, stop: StopFlag
+) -> Generator[int, None, tuple[Teacher, Cost]]:
+    """Train a teacher; yields the number of its epochs after each."""
     data, meter = problem.data, Meter(problem.device)
     epochs = squeeze(plan, problem.inputs, data.train.labels, classes=data.num_classes, seed=problem.seed, index=index)
-    with _watch(stop, f"teacher {plan.network}", plan.epochs) as done:
-        for trained in epochs:
-            done()
-            module = trained
+    for done, trained in enumerate(epochs, 1):
+        stop.check()
+        yield done
+        module = trained
     held_out = Inputs(data.validation, problem.preprocessing)
-    made = Teacher(plan.network, module, held_out_accuracy(module, held_out, data.validation.labels))
-    cost, accuracy = meter.read(), torch.nan if made.accuracy is None else made.accuracy
-    numbers = torch.tensor([accuracy, cost.seconds, cost.peak_bytes], dtype=torch.float64)
-    write_atomic(pool_file(resolved, problem, plan, index), save({**made.state(), "numbers": numbers}))
-    return made, cost
+    accuracy = held_out_accuracy(module, held_out, data.validation.labels)
+    return Teacher(plan.network, module, accuracy), meter.read()
+
+
+def _shown(work: Generator[int, None, tuple[Teacher, Cost]], display: ProgressDisplay) -> tuple[Teacher, Cost]:
+    """What the work comes to; the display is told of its steps."""
+    while True:
+        try:
+            display.update(next(work) - 1, {})
+        except StopIteration as ended:
+            made: tuple[Teacher, Cost] = ended.value
+            return made
+
+
+def _saved(teacher: Teacher, cost: Cost) -> bytes:
+    """The content of a teacher's file."""
+    numbers = [torch.nan if teacher.accuracy is None else teacher.accuracy, cost.seconds, cost.peak_bytes]
+    content: bytes = save({**teacher.state(), "numbers": torch.tensor(numbers, dtype=torch.float64)})
+    return content
 
 
 def held_in_pool(resolved: Resolved, problem: Problem, plan: SqueezePlan, index: int) -> tuple[Teacher, Cost] | None:

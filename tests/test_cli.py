@@ -35,13 +35,14 @@ RUN = ["run", "--method", "ftd", "--ipc", "1", *SMALL]
 
 CONFIGURATION = ["--method", "--ipc", "--dataset", "--data-root", "--network", "--seed", "--device", "--tracker"]
 CONFIGURATION += ["--download", "--config", "--set"]
+EXECUTOR = ["--executor", "--jobs", "--ray-address", "--gpus-per-unit"]
 EVALUATION = ["--networks", "--protocol", "--n", "--seed", "--dataset", "--data-root", "--device"]
 FLAGS = {
     "run": [*CONFIGURATION, "--out", "--json"],
-    "buffer": CONFIGURATION,
+    "buffer": [*CONFIGURATION, *EXECUTOR],
     "resume": ["RUN", "--json"],
-    "eval": ["ARTIFACT", *EVALUATION, "--robust", "--json"],
-    "bench": ["GRID", "--out", "--jobs"],
+    "eval": ["ARTIFACT", *EVALUATION, "--robust", *EXECUTOR, "--json"],
+    "bench": ["GRID", "--out", *EXECUTOR],
     "report": ["BENCH", "--out"],
     "export": ["ARTIFACT", "--format", "--out"],
     "import": ["SOURCE", "--out", "--dataset", "--data-root", "--labels", "--index"],

@@ -80,3 +80,7 @@ class Record(BaseModel):
     jobs: int = Field(ge=1)
     command: str
     machines: tuple[dict[str, str], ...]
+
+    def on(self, machine: dict[str, str]) -> "Record":
+        """The same with a machine, if it is a new one."""
+        return self if machine in self.machines else self.model_copy(update={"machines": (*self.machines, machine)})

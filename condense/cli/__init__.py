@@ -8,11 +8,9 @@ from typing import NoReturn
 
 from cyclopts import CycloptsError
 
-from condense.allocator import tune_allocator
-from condense.cache import cache_dir
 from condense.cli.verbs import app
 from condense.errors import CondenseError, NumericsError, RankError
-from condense.processes import rank, started
+from condense.processes import rank, settle_process, started
 
 __all__ = ["main"]
 
@@ -38,8 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Exit codes: 0; 1 for a diverged run, a process of several that is gone, or an error of the system; 2 usage or
     configuration; 3 data or artifact; 75 stopped by SIGTERM, with what was done on disk; 130 stopped by SIGINT.
     """
-    tune_allocator()
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+    settle_process()
     logger = logging.getLogger("condense")
     logger.addHandler(_HANDLER)
     logger.setLevel(logging.INFO)

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from condense.errors import ConfigError
+
 if TYPE_CHECKING:
     from condense.config import Resolved
+    from condense.scale import Executor
 
 
 @Parameter(name="*")
@@ -52,3 +55,32 @@ class RunFlags:
 
 
 NO_FLAGS = RunFlags()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ExecutorFlags:
+    """Where the independent parts of a command are done, and how many at a time."""
+
+    executor: Literal["local", "ray"] = "local"
+    """Where the parts are done: local, on this machine; ray, on a Ray cluster, see docs/scale.md."""
+    jobs: int | None = None
+    """Parts at a time; they share the cores. Default: 1; with ray as many as the cluster has room for."""
+    ray_address: str | None = None
+    """The Ray cluster, as HOST:PORT or auto; default: RAY_ADDRESS, or one that is started here, for this command."""
+    gpus_per_unit: float | None = None
+    """GPUs of the Ray cluster for each part; 0.5: two parts on each."""
+
+    def choose(self) -> "Executor | None":
+        """The executor; None for this process, or one at a time. Raises ConfigError for flags that do not fit."""
+        from condense.scale import Local, Ray
+
+        if self.executor == "ray":
+            return Ray(self.ray_address, self.jobs, self.gpus_per_unit)
+        for flag, value in (("--ray-address", self.ray_address), ("--gpus-per-unit", self.gpus_per_unit)):
+            if value is not None:
+                raise ConfigError(f"{flag} {value} is for --executor ray; leave it out, or add that")
+        return None if self.jobs in (None, 1) else Local(self.jobs)
+
+
+THIS_PROCESS = ExecutorFlags()

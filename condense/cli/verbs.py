@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from condense import __version__
-from condense.cli.flags import NO_FLAGS, RunFlags
+from condense.cli.flags import NO_FLAGS, THIS_PROCESS, ExecutorFlags, RunFlags
 from condense.errors import ConfigError
 from condense.processes import rank, started
 
@@ -80,12 +80,12 @@ def run(flags: RunFlags = NO_FLAGS, *, out: Path | None = None, as_json: AsJson 
 
 
 @app.command
-def buffer(flags: RunFlags = NO_FLAGS) -> None:
-    """Train the experts that a run needs, and print the folder that holds them."""
+def buffer(flags: RunFlags = NO_FLAGS, *, where: ExecutorFlags = THIS_PROCESS) -> None:
+    """Train the experts, or the teachers, that a run needs, and print the folder that holds them."""
     from condense import api
 
     with _stoppable("the same command continues"):
-        print(api.train_buffer(flags.resolve()))
+        print(api.train_buffer(flags.resolve(), where.choose()))
 
 
 @app.command
@@ -108,7 +108,7 @@ def resume(run: Path, /, *, as_json: AsJson = False) -> None:
 
 
 @app.command
-def bench(grid: Path, /, *, out: Path, jobs: int = 1) -> None:
+def bench(grid: Path, /, *, out: Path, where: ExecutorFlags = THIS_PROCESS) -> None:
     """Run every cell of a grid of methods, data sets, images per class and seeds, and write the report.
 
     The same command continues a bench that was stopped or killed, tries failed cells again, and adds new ones.
@@ -119,13 +119,11 @@ def bench(grid: Path, /, *, out: Path, jobs: int = 1) -> None:
         TOML file of the grid, see docs/bench.md.
     out
         Folder of the bench.
-    jobs
-        Cells at a time; they share the cores.
     """
     from condense.bench import run_bench, write_report
 
     with _stoppable("the same command continues"):
-        unfinished = run_bench(grid, out, jobs)
+        unfinished = run_bench(grid, out, where.choose())
         print(write_report(out))
     if unfinished:
         logger.warning("%d cells failed; the report says how, and the same command tries them again", len(unfinished))
@@ -161,6 +159,7 @@ def evaluate(
     data_root: Path | None = None,
     device: str | None = None,
     robust: bool = False,
+    where: ExecutorFlags = THIS_PROCESS,
     as_json: AsJson = False,
 ) -> None:
     """Train fresh networks on a distilled set, test them, and add the result to the set's manifest.
@@ -200,12 +199,15 @@ def evaluate(
         "device": device,
     }
     values = {key: value for key, value in given.items() if value is not None}
+    executor = where.choose()
     if robust:
+        if executor is not None:
+            raise ConfigError("--robust evaluates in this process: leave out --executor and --jobs")
         with _stoppable("the same command continues"):
             report.print_robustness(artifact, api.evaluate_robustness(artifact, **values), as_json)
     else:
         with _stoppable("the networks that were finished are recorded"):
-            report.print_evaluations(artifact, api.evaluate_artifact(artifact, **values), as_json)
+            report.print_evaluations(artifact, api.evaluate_artifact(artifact, (), executor, **values), as_json)
 
 
 def split_networks(text: str) -> list[str]:
@@ -401,6 +403,15 @@ def rehearse() -> None:
     from condense.cli import report  # noqa: F401
 
     rehearsal.main()
+
+
+@app.command(show=False)
+def unit(folder: Path, /) -> None:
+    """Do the unit of work that stdin describes, in its folder. Commands with --jobs start this."""
+    from condense.scale.local import do_unit
+
+    with _stoppable("the command that started it does it again"):
+        do_unit(folder, sys.stdin)
 
 
 @app.command

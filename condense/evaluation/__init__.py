@@ -5,19 +5,33 @@ from condense.evaluation.fresh import NetworkLike, fresh_networks
 from condense.evaluation.protocols import Augmentation, Protocol, load_protocol, load_protocols
 from condense.evaluation.sets import TEST_BATCH, TestSet, TrainingSet
 from condense.evaluation.statistics import paired_difference, percent, summary
-from condense.evaluation.train import NO_VALIDATION, Evaluation, Pilot, evaluate, train_network
+from condense.evaluation.train import (
+    NO_VALIDATION,
+    Attempt,
+    Evaluation,
+    Examiner,
+    Outcome,
+    Pilot,
+    Trial,
+    evaluate,
+    train_network,
+)
 
 __all__ = [
     "NO_VALIDATION",
     "TEST_BATCH",
     "AnyDataset",
+    "Attempt",
     "Augmentation",
     "Evaluation",
+    "Examiner",
     "NetworkLike",
+    "Outcome",
     "Pilot",
     "Protocol",
     "TestSet",
     "TrainingSet",
+    "Trial",
     "as_test_set",
     "as_training_set",
     "evaluate",

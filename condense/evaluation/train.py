@@ -1,10 +1,11 @@
 """The evaluator: train fresh networks on a set, test each once, keep every value."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +133,83 @@ def _optimizer(parameters: Iterable[nn.Parameter], protocol: Protocol, lr: float
     return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay)
 
 
+class Trial(NamedTuple):
+    """One network of an evaluation: its number among the counted ones or the pilots, and its learning rate."""
+
+    stream: Literal["evaluation", "evaluation.pilot"]
+    number: int
+    lr: float
+
+
+class Outcome(NamedTuple):
+    """Its accuracy (fraction), on the validation set for a pilot, whether its last loss was finite, and its updates."""
+
+    accuracy: float
+    finite: bool
+    updates: int
+
+
+Attempt = Callable[[Sequence[Trial]], Iterable[Outcome]]
+"""What trains and tests networks that are independent of one another, and gives their outcomes in order."""
+
+
+class Examiner:
+    """Trains and tests single networks, as `evaluate` describes."""
+
+    def __init__(
+        self,
+        training: TrainingSet,
+        test: TestSet,
+        network: NetworkLike,
+        *,
+        classes: int,
+        protocol: Protocol,
+        dsa: str,
+        seed: int,
+        device: torch.device,
+        validation: TestSet | None = None,
+        updates: int | None = None,
+        poll: Callable[[], None] = lambda: None,
+    ) -> None:
+        training.check("training set", classes)
+        judge = _judge(validation, protocol)
+        for what, held in (("test", test), *([] if judge is None else [("validation", judge)])):
+            held.check(f"{what} set", classes)
+            if training.images.shape[1:] != held.images.shape[1:]:
+                raise DataError(
+                    f"training images are {list(training.images.shape[1:])} and {what} images "
+                    f"{list(held.images.shape[1:])}; both must have the same channels and size."
+                )
+        (strategy, self._augment), self._mix = augmentation(protocol, dsa), mixing(protocol, classes)
+        self.strategy = strategy if training.played(protocol) is None else STORED
+        self._protocol, self._seed, self._device, self._updates, self._poll = protocol, seed, device, updates, poll
+        self._training, self._test = training.to(device), test.to(device)
+        self._judge = None if judge is None else judge.to(device)
+        self.name, self._make = fresh_networks(network, self._training, classes)
+        self.compiled = compiled_network(network, self._training, classes, protocol, device)
+
+    def __call__(self, trial: Trial) -> Outcome:
+        with isolated(self._seed, f"{trial.stream}.network", trial.number):  # the training too: of dropout
+            model = self._make().to(self._device)
+            loss, made = train_network(
+                model,
+                self._training,
+                self._protocol,
+                lr=trial.lr,
+                augment=self._augment,
+                seed=self._seed,
+                index=trial.number,
+                mix=self._mix,
+                compiled=self.compiled,
+                stream=trial.stream,
+                updates=self._updates,
+                poll=self._poll,
+            )
+        judge = self._test if trial.stream == "evaluation" else self._judge
+        assert judge is not None, "a protocol without a choice has no pilots"
+        return Outcome(judge.accuracy(model.eval()), bool(loss.isfinite()), made)
+
+
 def evaluate(
     training: TrainingSet,
     test: TestSet,
@@ -146,6 +224,7 @@ def evaluate(
     n: int | None = None,
     updates: int | None = None,
     poll: Callable[[], None] = lambda: None,
+    attempt: Attempt | None = None,
 ) -> Evaluation:
     """Train `n` fresh networks (default: the protocol's number) on `training`; read `test` once for each, at the end.
 
@@ -157,7 +236,8 @@ def evaluate(
     Initial weights, order and augmentation of network k depend on (seed, k) and the sizes alone: neither on the set,
     nor on n, nor on the pilots, whose draws have addresses of their own. The global random state is left as it was.
     `updates` of each network, where they are not to be those of the protocol: to see what they take. `poll` is called
-    after every update, and may raise to stop.
+    after every update, and may raise to stop. `attempt` is what trains and tests the networks, where it is not this
+    process, one after the other.
 
     Raises ConfigError for an unknown or wrong network, n < 1, or no validation images where they are needed; DataError
     for images, labels or a learned learning rate that do not fit. Both before any training.
@@ -165,70 +245,46 @@ def evaluate(
     n = protocol.networks if n is None else n
     if n < 1:
         raise ConfigError(f"{n} networks to evaluate on; at least 1 is needed.")
-    training.check("training set", classes)
-    judge = _judge(validation, protocol)
-    for what, held in (("test", test), *([] if judge is None else [("validation", judge)])):
-        held.check(f"{what} set", classes)
-        if training.images.shape[1:] != held.images.shape[1:]:
-            raise DataError(
-                f"training images are {list(training.images.shape[1:])} and {what} images "
-                f"{list(held.images.shape[1:])}; both must have the same channels and size."
-            )
-    (strategy, augment), mix = augmentation(protocol, dsa), mixing(protocol, classes)
-    if training.played(protocol) is not None:
-        strategy = STORED
-    training, test = training.to(device), test.to(device)
-    name, make = fresh_networks(network, training, classes)
-    compiled = compiled_network(network, training, classes, protocol, device)
-
-    def trained(stream: str, k: int, lr: float) -> tuple[nn.Module, Trained]:
-        with isolated(seed, f"{stream}.network", k):  # the training as well: some networks have dropout
-            model = make().to(device)
-            done = train_network(
-                model,
-                training,
-                protocol,
-                lr=lr,
-                augment=augment,
-                seed=seed,
-                index=k,
-                mix=mix,
-                compiled=compiled,
-                stream=stream,
-                updates=updates,
-                poll=poll,
-            )
-        return model.eval(), done
-
+    examiner = Examiner(
+        training,
+        test,
+        network,
+        classes=classes,
+        protocol=protocol,
+        dsa=dsa,
+        seed=seed,
+        device=device,
+        validation=validation,
+        updates=updates,
+        poll=poll,
+    )
+    attempt = attempt or partial(map, examiner)
     start = time.perf_counter()
     pilots: list[Pilot] = []
     lr, *others = protocol.rates(training.lr)
-    if judge is not None:
-        judge = judge.to(device)
-        pilots = [Pilot(rate, judge.accuracy(trained("evaluation.pilot", 0, rate)[0])) for rate in (lr, *others)]
+    if protocol.lrs:
+        tried = attempt([Trial("evaluation.pilot", 0, rate) for rate in (lr, *others)])
+        pilots = [Pilot(rate, made.accuracy) for rate, made in zip((lr, *others), tried, strict=True)]
         lr = max(pilots, key=lambda pilot: pilot.accuracy).lr  # of equals the first, which is the lowest
-    values, diverged, made = [], 0, None
-    for k in range(n):
-        model, (loss, made) = trained("evaluation", k, lr)
-        diverged += not bool(loss.isfinite())
-        values.append(test.accuracy(model))
+    outcomes = list(attempt([Trial("evaluation", k, lr) for k in range(n)]))
+    values = tuple(made.accuracy for made in outcomes)
     mean, ci95 = summary(values)
     return Evaluation(
-        network=name,
+        network=examiner.name,
         protocol=protocol.name,
         n=n,
         mean=mean,
         ci95=ci95,
-        values=tuple(values),
+        values=values,
         lr=lr,
         epochs=training.plan(protocol).epochs,
-        augmentation=strategy,
-        diverged=diverged,
+        augmentation=examiner.strategy,
+        diverged=sum(not made.finite for made in outcomes),
         seed=seed,
         seconds=time.perf_counter() - start,
-        updates=made,
+        updates=outcomes[-1].updates,
         pilots=tuple(pilots),
-        compiled=compiled is not None,
+        compiled=examiner.compiled is not None,
     )
 
 

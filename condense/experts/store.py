@@ -11,7 +11,7 @@ Of what is on disk nothing stays in the memory of a process, however large a sto
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -113,9 +113,31 @@ class TrajectoryStore:
     def write(self, expert: int, trajectory: Iterable[Tensor]) -> None:
         """Write one expert's snapshots, each [P], as they come; it counts only once all of them are on disk.
 
-        The time that they take to come, and to be written, is kept as the expert's cost.
+        The time that they take to come, and to be written, is kept as the expert's cost, and the number of threads that
+        this process computes with beside it: the bits depend on it.
         """
+        for _ in self.writing(expert, trajectory):
+            pass
+
+    def writing(self, expert: int, trajectory: Iterable[Tensor]) -> Iterator[int]:
+        """`write`, yielding after each snapshot how many are written."""
         meter = Meter(self.device)
+        yield from self._written(expert, trajectory)
+        self._finish(expert, asdict(meter.read()), torch.get_num_threads())
+
+    def take(self, expert: int, store: "TrajectoryStore") -> None:
+        """Copy the one expert of another store, which was trained elsewhere, with its cost and threads."""
+        for _ in self._written(expert, (store.snapshot(0, epoch) for epoch in range(store.snapshots))):
+            pass
+        self._finish(expert, store.manifest["costs"]["0"], store.manifest["threads"]["0"])
+
+    def _finish(self, expert: int, cost: dict[str, Any], threads: int) -> None:
+        self.manifest["experts"] = sorted({*self.manifest["experts"], expert})
+        self.manifest.setdefault("threads", {})[str(expert)] = threads
+        self.manifest.setdefault("costs", {})[str(expert)] = cost
+        self._save()
+
+    def _written(self, expert: int, trajectory: Iterable[Tensor]) -> Iterator[int]:
         dtype = DTYPES[self.manifest["dtype"]]
         size = self.parameters * dtype.itemsize
         count = 0
@@ -129,12 +151,11 @@ class TrajectoryStore:
                     written = os.pwrite(descriptor, data, offset)
                     data, offset = data[written:], offset + written
                 count += 1
+                yield count
             assert count == self.snapshots, f"{count} snapshots for a store of {self.snapshots}"
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        self.manifest["experts"] = sorted({*self.manifest["experts"], expert})
-        self._save_with_cost(str(expert), meter)
 
     def ranking(self, make: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
         """The row numbers of each class's images from easy to hard: what `make` gave when it was first asked for.
@@ -147,7 +168,8 @@ class TrajectoryStore:
             made = save({str(c): rows for c, rows in enumerate(make())})
             write_atomic(file, made)
             self.manifest["ranking"] = hashlib.sha256(made).hexdigest()
-            self._save_with_cost("ranking", meter)
+            self.manifest.setdefault("costs", {})["ranking"] = asdict(meter.read())
+            self._save()
         content = file.read_bytes() if file.exists() else b""
         if hashlib.sha256(content).hexdigest() != self.manifest["ranking"]:
             raise DataError(f"trajectory store {self.path}: {file.name} is missing or damaged; delete the folder")
@@ -192,10 +214,6 @@ class TrajectoryStore:
                 f"trajectory store {self.path}: trajectories.bin has {held} bytes, {expected} are expected; "
                 "the file is truncated: delete the folder"
             )
-
-    def _save_with_cost(self, part: str, meter: Meter) -> None:
-        self.manifest.setdefault("costs", {})[part] = asdict(meter.read())
-        self._save()
 
     def _save(self) -> None:
         write_atomic(self.path / "manifest.json", json.dumps(self.manifest, indent=1).encode())

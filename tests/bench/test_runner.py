@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 from fabricated_bench import grid_text
 
-from condense.bench import runner, write_report
+from condense.bench import write_report
 from condense.bench.folder import BenchFolder
-from condense.bench.machine import cores
 from condense.bench.runner import run_bench
 from condense.errors import ConfigError, RunError
 from condense.locks import lock
+from condense.machine import cores
 from condense.runs import Stopped
+from condense.scale import Local, local
 
 TINY = {"methods": ["dm"], "ipc": [1], "seeds": [0, 1], "networks": ["mlp"], "baselines": ["random"]}
 SET = "[set]\nrecipe = 'none'\ndsa = 'none'\n"
@@ -75,15 +76,18 @@ if story == "die":
 """
 
 
+def child(unit):
+    """The command of a pretending child."""
+    return [sys.executable, "-c", CHILD, f"{unit.folder}.toml", str(unit.folder)]
+
+
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     """A folder for a bench with pretending children, and what they did."""
     folder = BenchFolder(tmp_path / "bench")
     folder.path.mkdir()
-    monkeypatch.setattr(runner, "POLL", 0.01)
-    monkeypatch.setattr(
-        runner, "command", lambda f, name: [sys.executable, "-c", CHILD, str(f.config(name)), str(f.run(name))]
-    )
+    monkeypatch.setattr(local, "POLL", 0.01)
+    monkeypatch.setattr(local, "command", child)
     return folder
 
 
@@ -97,7 +101,7 @@ def run(bench, jobs=1, text="", **story):
     """Run it with a story for each cell by the last part of its name, as dm_1."""
     names = {f"digits-{key[:-2]}-ipc1-seed{key[-1]}": what for key, what in story.items()}
     (bench.path / "story.json").write_text(json.dumps(names), encoding="utf-8")
-    return run_bench(grid(bench.path.parent, text), bench.path, jobs)
+    return run_bench(grid(bench.path.parent, text), bench.path, Local(jobs))
 
 
 def calls(bench):
@@ -120,7 +124,7 @@ def test_every_cell_is_run_once_in_order(bench, caplog):
 
 def test_two_jobs_are_two_at_a_time_and_share_the_cores(bench, monkeypatch):
     """The first two end only when they have met, and so do the others."""
-    monkeypatch.setattr(runner, "cores", lambda: 6)
+    monkeypatch.setattr(local, "cores", lambda: 6)
     pairs = {"random_0": NAMES[1], "random_1": NAMES[0], "dm_0": NAMES[3], "dm_1": NAMES[2]}
     assert run(bench, jobs=2, **{cell: f"meet {other}" for cell, other in pairs.items()}) == []
     spans = sorted((call["began"], call["ended"]) for call in calls(bench))
@@ -130,7 +134,7 @@ def test_two_jobs_are_two_at_a_time_and_share_the_cores(bench, monkeypatch):
 
 def test_a_later_command_keeps_the_threads_of_the_first(bench, monkeypatch, caplog):
     """The bits depend on them."""
-    monkeypatch.setattr(runner, "cores", lambda: 6)
+    monkeypatch.setattr(local, "cores", lambda: 6)
     assert run(bench, jobs=2, dm_1="fail") == [NAMES[3]]
     with caplog.at_level(logging.INFO, "condense"):
         assert run(bench, jobs=3) == []
@@ -200,10 +204,11 @@ BENCH = """
 import sys
 from pathlib import Path
 sys.path.append(sys.argv[3])
-from condense.bench import runner
-from test_runner import CHILD
-runner.command = lambda f, name: [sys.executable, "-c", CHILD, str(f.config(name)), str(f.run(name))]
-runner.run_bench(Path(sys.argv[1]), Path(sys.argv[2]))
+from condense.bench import run_bench
+from condense.scale import local
+from test_runner import child
+local.command = child
+run_bench(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
@@ -226,7 +231,7 @@ def test_the_children_of_a_killed_bench_are_stopped_and_waited_for(bench):
 def test_a_cell_with_somebody_in_it_is_taken_last(bench, monkeypatch, caplog):
     bench.run(NAMES[0]).mkdir(parents=True)
     held = lock(bench.run(NAMES[0]) / "lock")
-    looks, sleep, waiting = count(), time.sleep, "waiting for processes of an earlier bench"
+    looks, sleep, waiting = count(), time.sleep, "waiting for processes of an earlier command"
 
     def leave(seconds):
         """Only after some looks at a lock that the bench says it waits for, however long the other cells take."""
@@ -234,7 +239,7 @@ def test_a_cell_with_somebody_in_it_is_taken_last(bench, monkeypatch, caplog):
         if waiting in caplog.text and next(looks) > 5:
             held.close()
 
-    monkeypatch.setattr(runner.time, "sleep", leave)
+    monkeypatch.setattr(local.time, "sleep", leave)
     with caplog.at_level(logging.INFO, "condense"):
         assert run(bench) == []
     assert [call["cell"] for call in calls(bench)] == [*NAMES[1:], NAMES[0]]

@@ -28,7 +28,8 @@ def test_a_bench_ends_with_its_page(unfinished, code, tmp_path, monkeypatch, cap
     seen = []
     monkeypatch.setattr(condense.bench, "run_bench", lambda *given: seen.append(given) or unfinished)
     assert call("bench", "grid.toml", "--out", bench, "--jobs", "3") == code
-    assert seen == [(Path("grid.toml"), bench, 3)]
+    ((grid, folder, executor),) = seen
+    assert (grid, folder, executor.flags) == (Path("grid.toml"), bench, ["--jobs", "3"])
     out, err = capsys.readouterr()
     assert out == f"{bench}/report/index.html\n" and Path(out.strip()).exists()
     assert ("1 cells failed" in err) == bool(unfinished)

@@ -3,7 +3,7 @@
 import os
 import socket
 
-from condense.bench.machine import cores, describe
+from condense.machine import cores, describe
 
 
 def test_it_names_what_decides_the_bits_and_nobody():

@@ -1,12 +1,11 @@
-"""What a bench runs on, in words."""
+"""What work is done on, in words."""
 
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-
-from condense import __version__
 
 
 def cores() -> int:
@@ -26,7 +25,7 @@ def describe() -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "condense": __version__,
+        "condense": version("condense-dd"),
     }
 
 
