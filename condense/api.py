@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from condense import evaluation, provide, robustness
+from condense import evaluation, numerics, provide, robustness
 from condense.artifact import (
     Artifact,
     DatasetRecord,
@@ -17,6 +17,7 @@ from condense.artifact import (
     add_evaluations,
     fit_to,
     load_artifact,
+    note_numerics,
     read_manifest,
     read_set,
     refuse_existing,
@@ -93,17 +94,23 @@ def run(resolved: Resolved, out: Path) -> RunResult:
     with RunFolder.create(out) as folder:
         resolved, problem = fit_memory(resolved, problem)
         folder.write_config(resolved.values(), resolved.origins)
+        folder.note_numerics(numerics.describe(problem.device))
         return _execute(resolved, problem, folder)
 
 
-def resume(path: Path | str) -> RunResult:
-    """Continue the run in a folder, to the same bits as if it had never stopped. A finished run is only reported."""
+def resume(path: Path | str, *, elsewhere: bool = False) -> RunResult:
+    """Continue the run in a folder, to the same bits as if it had never stopped. A finished run is only reported.
+
+    Raises RunError where other bits may come out than where it began (`condense.numerics`): with another number of
+    threads, instruction set, build of torch or device. With `elsewhere` it goes on all the same, and its set says so.
+    """
     with RunFolder.open(Path(path)) as folder:
         if (finished := folder.read_result()) is not None:
             result = _RESULT.validate_json(finished)
             return replace(result, run=folder.path, artifact=folder.artifact_path)
         values = {"compile": "off"} | folder.read_config()  # runs of earlier versions do not say
         resolved = read_resolved(values, str(folder.path / "config.toml"), folder.read_origins())
+        folder.note_numerics(numerics.describe(resolved.run.torch_device), elsewhere=elsewhere)
         return _execute(*prepare(resolved), folder)
 
 
@@ -375,6 +382,7 @@ def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResu
                 if made.store is not None:
                     making["labels"] = meter.read()
                 _save(resolved, problem, made, making, folder)
+            note_numerics(folder.artifact_path, folder.numerics)
             evaluations = evaluate_run(resolved, problem, folder, stop)
             baselines = evaluate_baselines(resolved, problem, stop)
         summary = {f"accuracy/{evaluation.network}": evaluation.mean for evaluation in evaluations}

@@ -36,8 +36,8 @@ def run_bench(grid_path: Path, out: Path, jobs: int = 1) -> list[str]:
     """Run every cell of the grid in the folder `out` that is not finished there, and return those that failed.
 
     A bench that was stopped or killed goes on where it was: finished cells are left as they are, others resume, failed
-    ones are tried again. All cells compute with the same number of threads, the cores over the jobs of the first
-    command, since the bits depend on it.
+    ones are tried again. All cells compute with the same number of threads, since the bits depend on it: that of the
+    grid, or else the cores over the jobs of the first command.
 
     Raises ConfigError or DataError, all problems at once, before anything is written: for a wrong grid, and for one
     that gives finished or begun cells of this folder other keys. RunError if another bench is in the folder. Stopped on
@@ -45,13 +45,14 @@ def run_bench(grid_path: Path, out: Path, jobs: int = 1) -> list[str]:
     """
     if jobs < 1:
         raise ConfigError(f"--jobs {jobs}: must be at least 1")
-    cells = read_grid(grid_path).cells()
+    grid = read_grid(grid_path)
+    cells = grid.cells()
     resolved = check(cells)
     folder = BenchFolder(out)
     _refuse_contradictions(folder, resolved)
     folder.cells.mkdir(parents=True, exist_ok=True)
     with lock(out / "lock"):
-        record = _record(folder, grid_path, jobs)
+        record = _record(folder, grid_path, grid.threads, jobs)
         folder.write_record(record)
         if grid_path.absolute() != folder.grid.absolute():
             write_atomic(folder.grid, grid_path.read_bytes())
@@ -65,11 +66,16 @@ def run_bench(grid_path: Path, out: Path, jobs: int = 1) -> list[str]:
     return [cell.name for cell in cells if not folder.finished(cell.name)]
 
 
-def _record(folder: BenchFolder, grid_path: Path, jobs: int) -> Record:
+def _record(folder: BenchFolder, grid_path: Path, threads: int | None, jobs: int) -> Record:
     before, machine = folder.read_record(), describe()
     machines = before.machines if before else ()
+    if before and threads not in (None, before.threads):
+        raise ConfigError(
+            f"{folder.path} began with {before.threads} threads, and the grid says threads = {threads}. Change the grid, "
+            "or choose another --out"
+        )
     return Record(
-        threads=before.threads if before else max(1, cores() // jobs),
+        threads=before.threads if before else threads or max(1, cores() // jobs),
         jobs=jobs,
         command=shlex.join(["condense", "bench", str(grid_path), "--out", str(folder.path), "--jobs", str(jobs)]),
         machines=machines if machine in machines else (*machines, machine),

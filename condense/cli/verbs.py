@@ -71,19 +71,21 @@ def buffer(flags: RunFlags = NO_FLAGS) -> None:
 
 
 @app.command
-def resume(run: Path, /, *, as_json: AsJson = False) -> None:
+def resume(run: Path, /, *, elsewhere: bool = False, as_json: AsJson = False) -> None:
     """Continue a run that was stopped, to the same bits as if it had not been; report a finished one.
 
     Parameters
     ----------
     run
         Its folder.
+    elsewhere
+        Go on where other bits may come out than where the run began (threads, instruction set, torch); the set says so.
     """
     from condense import api
     from condense.cli import report
 
     with _stoppable(f"`condense resume {run}` continues"):
-        report.print_run(api.resume(run), as_json)
+        report.print_run(api.resume(run, elsewhere=elsewhere), as_json)
 
 
 @app.command

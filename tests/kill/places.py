@@ -3,19 +3,16 @@
 `watch` is for a process that ends soon: what it replaces stays replaced.
 """
 
-import io
 import json
 import os
 import re
-import signal
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import safetensors.torch
 
 from condense.methods import METHODS
 from condense.runs import StopFlag, checkpoint
@@ -109,8 +106,8 @@ class Watch:
 class Written:
     """A file whose writes are events."""
 
-    def __init__(self, file: Any, path: Path, watch: Watch) -> None:
-        self._file, self._path, self._watch = file, path, watch
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file, self._path = file, path
 
     def write(self, data: Any) -> int:
         first = len(data) // 2
@@ -121,7 +118,7 @@ class Written:
             self._file.flush()
             rest[0] = data[first:]
 
-        self._watch.here("write", self._path, lambda: self._file.write(rest[0]), half)
+        _here("write", self._path, lambda: self._file.write(rest[0]), half)
         return len(data)
 
     def __getattr__(self, name: str) -> Any:
@@ -134,68 +131,75 @@ class Written:
         self._file.close()
 
 
+_current: list[Watch] = []
+
+
 def watch(process: str, kill: Kill | None, said: Path) -> Watch:
-    """Make everything that this process does to files from now on an event."""
-    watched = Watch(process, kill, said)
-
-    def path_of(descriptor: int) -> Path:
-        return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-
-    def fsync(descriptor: int, original: Any = os.fsync) -> None:
-        path = path_of(descriptor)
-        watched.here("sync folder" if path.is_dir() else "sync", path, lambda: original(descriptor))
-
-    def renaming(original: Any) -> Any:
-        def rename(source: Any, target: Any) -> None:
-            watched.here("rename", Path(target), lambda: original(source, target))
-
-        return rename
-
-    def pwrite(descriptor: int, data: Any, offset: int, original: Any = os.pwrite) -> int:
-        written = []
-
-        def half() -> None:
-            written.append(original(descriptor, data[: len(data) // 2], offset))
-
-        def rest() -> int:
-            return written[0] if written else original(descriptor, data, offset)
-
-        return int(watched.here("write", path_of(descriptor), rest, half))
-
-    def opened(path: Path, mode: str = "r", *arguments: Any, original: Any = Path.open, **named: Any) -> Any:
-        file: io.IOBase = original(path, mode, *arguments, **named)
-        return file if mode in ("r", "rb") else Written(file, path, watched)
-
-    def save_file(tensors: Any, path: Path, metadata: Any, original: Any = checkpoint.save_file) -> None:
-        def half() -> None:
-            content = safetensors.torch.save(tensors, metadata)
-            path.write_bytes.__wrapped__(path, content[: len(content) // 2])
-
-        watched.here("write", path, lambda: original(tensors, path, metadata), half)
-
-    def look(flag: StopFlag, original: Any = StopFlag.check) -> None:
-        watched.here(LOOK, None, lambda: original(flag))
-
-    def stepping(original: Any) -> Any:
-        def step(condenser: Any, state: Any, problem: Any, iteration: int) -> Any:
-            watched.iteration = iteration
-            return watched.here(STEP, None, lambda: original(condenser, state, problem, iteration))
-
-        return step
-
-    def write_bytes(path: Path, data: bytes) -> int:
-        with opened(path, "wb") as file:
-            return int(file.write(data))
-
-    write_bytes.__wrapped__ = Path.write_bytes  # type: ignore[attr-defined]
-    os.fsync, os.pwrite = fsync, pwrite
-    os.replace, os.rename = renaming(os.replace), renaming(os.rename)
-    Path.open, Path.write_bytes = opened, write_bytes  # type: ignore[method-assign]
-    checkpoint.save_file, StopFlag.check = save_file, look  # type: ignore[assignment,method-assign]
-    for method in {cls for method in METHODS.values() for cls in method.__mro__ if "step" in vars(cls)}:
-        if not getattr(method, "_is_protocol", False):
-            method.step = stepping(method.step)  # type: ignore[method-assign]
-    return watched
+    """Make everything that this process does to files from now on an event, for this watch and no other."""
+    if not _current:
+        _replace()
+    _current[:] = [Watch(process, kill, said)]
+    return _current[0]
 
 
-SIGNALS = {number.name: number for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)}
+def _here(operation: str, path: Path | None, call: Callable[[], Any], half: Callable[[], None] | None = None) -> Any:
+    return _current[0].here(operation, path, call, half)
+
+
+def _replace() -> None:
+    """What writes, syncs and renames, looks at the flag and takes a step, by what says so."""
+    checkpoint.save_file = partial(_save_file, checkpoint.save_file)  # type: ignore[assignment]
+    os.fsync, os.pwrite = partial(_fsync, os.fsync), partial(_pwrite, os.pwrite)
+    os.replace, os.rename = partial(_rename, os.replace), partial(_rename, os.rename)
+    Path.open = partialmethod(_open, Path.open)  # type: ignore[assignment]
+    StopFlag.check = partialmethod(_look, StopFlag.check)  # type: ignore[assignment]
+    for method in {cls for condenser in METHODS.values() for cls in condenser.__mro__ if "step" in vars(cls)}:
+        method.step = partialmethod(_step, method.step)  # type: ignore[method-assign,assignment]
+
+
+def _path(descriptor: int) -> Path:
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
+
+
+def _fsync(original: Any, descriptor: int) -> None:
+    path = _path(descriptor)
+    _here("sync folder" if path.is_dir() else "sync", path, lambda: original(descriptor))
+
+
+def _rename(original: Any, source: Any, target: Any) -> None:
+    _here("rename", Path(target), lambda: original(source, target))
+
+
+def _pwrite(original: Any, descriptor: int, data: Any, offset: int) -> int:
+    """Half a write is one that says so: whoever called goes on with the rest."""
+    written: list[int] = []
+
+    def half() -> None:
+        written.append(original(descriptor, data[: len(data) // 2], offset))
+
+    def all_of_it() -> int:
+        return written[0] if written else original(descriptor, data, offset)
+
+    return int(_here("write", _path(descriptor), all_of_it, half))
+
+
+def _open(path: Path, original: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+    file = original(path, mode, *arguments, **named)
+    return file if mode in ("r", "rb") else Written(file, path)
+
+
+def _save_file(original: Any, tensors: Any, path: Path, metadata: Any) -> None:
+    def half() -> None:
+        original(tensors, path, metadata)
+        os.truncate(path, path.stat().st_size // 2)
+
+    _here("write", path, lambda: original(tensors, path, metadata), half)
+
+
+def _look(flag: StopFlag, original: Any) -> None:
+    _here(LOOK, None, lambda: original(flag))
+
+
+def _step(condenser: Any, original: Any, state: Any, problem: Any, iteration: int) -> Any:
+    _current[0].iteration = iteration
+    return _here(STEP, None, lambda: original(condenser, state, problem, iteration))

@@ -131,6 +131,7 @@ def of_bench(root: Path, jobs: int) -> Scenario:
         "networks": ["mlp"],
         "protocol": "quick",
         "baselines": ["random_soft"],
+        "threads": 1,
     }
     tables = ["[set]", toml(shared)]
     for method in BENCH:
