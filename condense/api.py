@@ -50,7 +50,7 @@ from condense.evaluation import (
     fresh_networks,
     load_protocol,
 )
-from condense.loop import distillation_loop
+from condense.loop import distillation_loop, refuse
 from condense.methods import METHODS, ExpertConfig, Problem
 from condense.precision import report_precision
 from condense.robustness import Robustness
@@ -379,6 +379,8 @@ def _execute(resolved: Resolved, problem: Problem, folder: RunFolder) -> RunResu
                 )
                 meter = Meter(problem.device)
                 made = condenser.distilled(state, provided)
+                learned = {"images": made.images, "labels": made.labels, "compensators": made.compensators}
+                refuse(condenser.name, "after the last iteration", learned)
                 if made.store is not None:
                     making["labels"] = meter.read()
                 _save(resolved, problem, made, making, folder)

@@ -1,4 +1,4 @@
-"""What decides the bits of a result beside its configuration: in which order this process adds floating-point numbers."""
+"""What decides the bits of a result beside its configuration: how this process adds floating-point numbers."""
 
 import hashlib
 

@@ -32,6 +32,7 @@ class Counter:
 
 class Nowhere:
     device = torch.device("cpu")
+    trained = {}
 
 
 def test_nothing_is_lost_by_a_signal_between_the_look_and_the_stop(tmp_path):

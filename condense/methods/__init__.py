@@ -41,6 +41,7 @@ from condense.methods.base import (
     Trajectories,
     get_method,
     list_methods,
+    not_finite,
 )
 from condense.methods.decoupled import DecoupledConfig
 
@@ -77,6 +78,7 @@ __all__ = [
     "list_methods",
     "mtt",
     "ncfm",
+    "not_finite",
     "nrrdd",
     "pad",
     "random",

@@ -106,7 +106,7 @@ class Matching(Learned[C]):
             loss = loss + losses.detach()
             gradients += torch.autograd.grad(losses, batch.stored)
         gradient = torch.cat(gradients)
-        check_finite(self.name, iteration, {"loss": loss, "gradient": gradient})
+        check_finite(self.name, iteration, {"loss": loss, "gradient": gradient}, lambda: state | {"network": theta})
         metrics = {"loss": float(loss)}  # it is known by now; later it would wait for what is queued below
         self.update_images(state, gradient)
         self.after(state, problem, iteration, theta)

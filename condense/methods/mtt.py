@@ -12,7 +12,7 @@ for itself with its own mini-batches: the published algorithm has K = 1.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal, TypeVar
@@ -125,7 +125,9 @@ class MTT(Learned[M]):
         (by_images,) = torch.autograd.grad(images, stored, found.images)
         by_labels = None if found.labels is None else found.labels.view(len(stored), self.config.views, -1).sum(1)
         gradients = {"gradient": by_images, "gradient of labels": by_labels, "gradient of lr": found.lr}
-        check_finite(self.name, iteration, {"loss": found.loss, **gradients})
+        check_finite(
+            self.name, iteration, {"loss": found.loss, **gradients}, lambda: state | self.experts(problem, segments)
+        )
         lr, epochs = float(state["log_lr"].exp()), [float(segment.epoch) for segment in segments]
         self.update(state, replace(found, images=by_images, labels=by_labels))
         return {"loss": float(found.loss), "syn_lr": lr, "start_epoch": sum(epochs) / len(epochs)}
@@ -178,6 +180,15 @@ class MTT(Learned[M]):
             ends = (problem.experts.snapshot(expert, epoch) for epoch in (t, t + self.config.expert_epochs))
             segments.append(Segment(expert, t, *ends))
         return segments
+
+    def experts(self, problem: Problem, segments: Sequence[Segment]) -> dict[str, Tensor]:
+        """All that an iteration had from the experts, in words."""
+        assert problem.experts is not None
+        return {
+            f"expert {each.expert} at epoch {epoch}": problem.experts.snapshot(each.expert, epoch)
+            for each in segments
+            for epoch in range(each.epoch, each.epoch + self.config.expert_epochs + 1)
+        }
 
     def start_epochs(self, iteration: int) -> tuple[int, int]:  # noqa: ARG002
         """Segments start at an epoch t with first <= t < end."""

@@ -128,7 +128,8 @@ class NCFM(Matching[NCFMConfig]):
         if psi is not None:
             sampled.backward(frequencies.grad)
         loss, gradient, ascent = matching + calibration, torch.cat(gradients), None if psi is None else psi.grad
-        check_finite(self.name, iteration, {"loss": loss, "gradient": gradient, "gradient of psi": ascent})
+        found = {"images": state["images"], "loss": loss, "gradient": gradient, "gradient of psi": ascent}
+        check_finite(self.name, iteration, found, lambda: state | {"expert": theta, "expert at its end": trained})
         state["images"] = images
         self.update_images(state, gradient)
         if ascent is not None:

@@ -138,7 +138,7 @@ class Recover(Decoupled[C]):
 
     def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
         loss, gradient = self.gradient(state, problem, iteration)
-        check_finite(self.name, iteration, {"loss": loss, "gradient": gradient})
+        check_finite(self.name, iteration, {"loss": loss, "gradient": gradient}, lambda: state | problem.trained)
         metrics = {"loss": float(loss)}
         self.move(state, problem, gradient, self.rate(iteration))
         return metrics

@@ -27,8 +27,18 @@ if __name__ == "__main__":
 
 import torch
 from places import LOOK, STEP, Event, Kill, watch
-from scenarios import FORMATS, WATCHED, Command, Scenario, brief_protocols, of_bench, of_buffer, of_export, of_method
-from scenarios import write_data
+from scenarios import (
+    FORMATS,
+    WATCHED,
+    Command,
+    Scenario,
+    brief_protocols,
+    of_bench,
+    of_buffer,
+    of_export,
+    of_method,
+    write_data,
+)
 
 from condense import rng
 from condense.bench import runner
@@ -47,7 +57,9 @@ class Forked:
 
     case: "Case | None" = None
 
-    def __init__(self, arguments: Sequence[str], env: Mapping[str, str], stdout: Any, preexec_fn: Any, **_: Any) -> None:
+    def __init__(
+        self, arguments: Sequence[str], env: Mapping[str, str], stdout: Any, preexec_fn: Any, **_: Any
+    ) -> None:
         self.returncode: int | None = None
         assert Forked.case is not None
         verb = list(arguments[3:])
@@ -105,7 +117,9 @@ class Case:
             except SystemExit as ended:
                 code = int(ended.code or 0)
             found = {"events": watched.events, "modules": [*sys.modules]}
-            os.write(os.open(self.folder / f"trace-{process}.json", os.O_WRONLY | os.O_CREAT), json.dumps(found).encode())
+            os.write(
+                os.open(self.folder / f"trace-{process}.json", os.O_WRONLY | os.O_CREAT), json.dumps(found).encode()
+            )
         except BaseException:
             traceback.print_exc()
         finally:
@@ -226,7 +240,14 @@ class Harness:
             looks = [k for k, event in enumerate(events) if event.place in (LOOK, STEP)]
             last = looks[-1] - 1 if looks else last
         first = int(rng.address(0, "kill", number) % (max(last, 0) + 1))
-        kills = [Kill(process, first, _draw(events[first].moments, f"moment {number}"), POLITE[number % 3] if polite else signal.SIGKILL)]
+        kills = [
+            Kill(
+                process,
+                first,
+                _draw(events[first].moments, f"moment {number}"),
+                POLITE[number % 3] if polite else signal.SIGKILL,
+            )
+        ]
         left = len(events) - 1 - first
         if not polite and left > 0:
             second = int(rng.address(0, "second", number) % left)
@@ -258,7 +279,11 @@ class Harness:
         else:  # a cell of a bench, which lives and says so
             died = code == 1 or (kill.number in POLITE and code in (0, 1))
         line = {"scenario": scenario.name, "process": kill.process, "event": kill.event, "moment": kill.moment}
-        line |= {"signal": signal.Signals(kill.number).name, "iteration": said.get("iteration"), "place": said.get("place")}
+        line |= {
+            "signal": signal.Signals(kill.number).name,
+            "iteration": said.get("iteration"),
+            "place": said.get("place"),
+        }
         return line | {"ended": how_it_ended(code), "died": bool(said) and died}
 
 

@@ -91,7 +91,9 @@ def of_run(run: Path) -> Digest:
     artifact = load_artifact(run / "distilled")
     found = {name: sha256((run / "distilled" / name).read_bytes()) for name in artifact.manifest.payload}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    kept = [{key: value for key, value in line.items() if key not in ("seconds", "validation_accuracy")} for line in lines]
+    kept = [
+        {key: value for key, value in line.items() if key not in ("seconds", "validation_accuracy")} for line in lines
+    ]
     result = json.loads((run / "result.json").read_text())
     recorded = [(record.network, record.values) for record in artifact.manifest.evaluations]
     assert recorded == [(e["network"], tuple(e["values"])) for e in result["evaluations"]], "each once"
@@ -163,4 +165,3 @@ def of_export(root: Path, artifact: Path, format: str) -> Scenario:
         return {str(path.relative_to(folder)): sha256(path.read_bytes()) for path in files if "exported" in str(path)}
 
     return Scenario(f"export {format}", (step,), digest)
-
