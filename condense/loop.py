@@ -66,6 +66,6 @@ def refuse(method: str, when: str, tensors: Mapping[str, Tensor | None]) -> None
     if bad := not_finite(tensors):
         raise NumericsError(
             f"{method}, {when}: {' and '.join(bad)} not finite. This is not saved, and the last checkpoint stands. "
-            f"Start a new run with lower learning rates (`condense ls keys {method}`); a damaged teacher in the cache is to be "
-            "deleted"
+            f"Start a new run with lower learning rates (`condense ls keys {method}`); a damaged teacher in the cache "
+            "is to be deleted"
         )

@@ -152,8 +152,8 @@ class Manifest(_Record):
     """The content of manifest.json.
 
     `store` is None where there is none, as in sets of versions 1 and 2. `making` is what each part of making the set
-    took, None where that is not known; `numerics` what decided its bits beside `config` (`condense.numerics`), more than
-    once where its run went on elsewhere. Sets of earlier versions have neither.
+    took, None where that is not known; `numerics` what decided its bits beside `config` (`condense.numerics`), more
+    than once where its run went on elsewhere. Sets of earlier versions have neither.
     """
 
     format: Literal["condense-distilled-set"]

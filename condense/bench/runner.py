@@ -71,8 +71,8 @@ def _record(folder: BenchFolder, grid_path: Path, threads: int | None, jobs: int
     machines = before.machines if before else ()
     if before and threads not in (None, before.threads):
         raise ConfigError(
-            f"{folder.path} began with {before.threads} threads, and the grid says threads = {threads}. Change the grid, "
-            "or choose another --out"
+            f"{folder.path} began with {before.threads} threads, and the grid says threads = {threads}. "
+            "Change the grid, or choose another --out"
         )
     return Record(
         threads=before.threads if before else threads or max(1, cores() // jobs),

@@ -1,6 +1,6 @@
 """Kill `condense` anywhere, type what a user would type then, and compare the bytes with those of a quiet life.
 
-    python tests/kill/harness.py FOLDER --kills 200 [--scenario NAME ...]
+    python tests/kill/harness.py FOLDER [--sample 20] [--scenario NAME ...]
 
 prints a JSON line for each quiet life and for each kill: scenario, signal, iteration, place, moment, how the process
 ended, and whether the end is the same. Python and torch are loaded once: each command is a fork of this process, which
@@ -14,10 +14,12 @@ import os
 import shutil
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from scenarios import (
 )
 
 from condense import rng
+from condense.artifact import read_manifest
 from condense.bench import runner
 from condense.cli import main
 from condense.evaluation import protocols
@@ -49,6 +52,8 @@ from condense.processes import how_it_ended
 
 POLITE = (signal.SIGTERM, signal.SIGINT)
 STOPPED = {signal.SIGTERM: 75, signal.SIGINT: 130}
+MOST, OTHERS = 200, 75
+RACES = ("run", "resume", "buffer", "bench", "bench cache", "eval")
 Traces = dict[str, list[Event]]
 
 
@@ -57,9 +62,7 @@ class Forked:
 
     case: "Case | None" = None
 
-    def __init__(
-        self, arguments: Sequence[str], env: Mapping[str, str], stdout: Any, preexec_fn: Any, **_: Any
-    ) -> None:
+    def __init__(self, arguments: Sequence[str], *, stdout: Any, preexec_fn: Any, **_: Any) -> None:
         self.returncode: int | None = None
         assert Forked.case is not None
         verb = list(arguments[3:])
@@ -105,7 +108,7 @@ class Case:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.dup2(output, 1), os.dup2(output, 2)
-            sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+            sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
             os.environ["CONDENSE_CACHE"] = str(self.folder / "cache")
             os.setpgid(0, 0)
             if first is not None:
@@ -171,8 +174,8 @@ class Harness:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)
-        protocols.load_protocols = brief = lambda held=brief_protocols(): held
-        assert brief is protocols.load_protocols
+        brief = brief_protocols()
+        protocols.load_protocols = lambda: brief  # type: ignore[assignment]
         runner.subprocess.Popen, runner.POLL = Forked, 0.01
         write_data(root / "blobs.npz")
         self.quiet: dict[str, dict[str, str]] = {}
@@ -190,7 +193,7 @@ class Harness:
         exported = self.root / "quiet" / "datm"
         if not exported.exists():
             Case(exported).end(of_method("datm", self.root))
-        return of_export(self.root, exported / "run" / "distilled", name.removeprefix("export "))
+        return of_export(exported / "run" / "distilled", name.removeprefix("export "))
 
     def live_quietly(self) -> Iterator[dict[str, Any]]:
         """Once as it is; of a run again in another process, with all that looks on."""
@@ -218,19 +221,20 @@ class Harness:
                         found.setdefault((event.place, moment), []).append((name, process, number))
         return found
 
-    def plan(self, kills: int) -> list[Plan]:
-        """At least so many kills: SIGKILL at every place, as far as they go, and other signals and repeated kills."""
+    def plan(self, sample: int | None) -> list[Plan]:
+        """SIGKILL at every place, and then other signals and repeated kills, 200 at least; or a sample of both."""
         where, covering, others = self.places(), [], []
-        order = sorted(where, key=lambda place: rng.address(0, "order", hash_of(place)))
-        for place in order:
+        for place in sorted(where, key=lambda place: rng.address(0, " ".join(place))):
             name, process, event = _draw(where[place], f"place {place}")
             covering.append(Plan(name, (Kill(process, event, place[1], signal.SIGKILL),)))
-        for number in range(max(kills - len(covering), kills // 3)):
+        for number in range(max(MOST - len(covering), OTHERS)):
             name = self.names[number % len(self.names)]
             process = _draw(sorted(self.traces[name]), f"process {number}")
             others.append(self._other(name, process, number))
-        share = len(covering) if kills >= len(covering) + len(others) else kills - len(others)
-        return [*covering[:share], *others]
+        if sample is None:
+            return [*covering, *others]
+        few = sample // 3
+        return [*covering[: sample - few], *others[:few]]
 
     def _other(self, name: str, process: str, number: int) -> Plan:
         events = self.traces[name][process]
@@ -277,7 +281,7 @@ class Harness:
         if kill.process.startswith("step"):
             died = code == -kill.number or code == STOPPED.get(kill.number)
         else:  # a cell of a bench, which lives and says so
-            died = code == 1 or (kill.number in POLITE and code in (0, 1))
+            died = code in (0, 1)  # 0: it had said all that it had to say
         line = {"scenario": scenario.name, "process": kill.process, "event": kill.event, "moment": kill.moment}
         line |= {
             "signal": signal.Signals(kill.number).name,
@@ -287,14 +291,93 @@ class Harness:
         return line | {"ended": how_it_ended(code), "died": bool(said) and died}
 
 
+class Races:
+    """Two processes that want the same at about the same time."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.harness = harness
+        self.bench, self.run = harness.scenarios["bench"], harness.scenarios["datm"]
+
+    def race(self, kind: str, number: int) -> dict[str, Any]:
+        """`fine`: one worked, and the other waited or was refused with a reason; and nothing is lost."""
+        case = Case(self.harness.root / f"race-{number:03d}")
+        delay = rng.address(0, "race", number) % 400 / 1000
+        fine = bool(getattr(self, f"_{kind.replace(' ', '_')}")(case, delay))
+        line = {"race": kind, "delay": delay, "fine": fine}
+        if fine:
+            shutil.rmtree(case.folder)
+        return line
+
+    def both(self, case: Case, delay: float, one: Command, other: Command) -> tuple[list[int], str]:
+        """Their return codes, sorted, and what both said."""
+        case.kill = None
+        waiting, go = os.pipe()
+        pids, log = [], case.folder / f"both-{rng.address(0, str(one))}.log"
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+        def first(seconds: float) -> None:
+            os.close(go)
+            os.read(waiting, 1)
+            time.sleep(seconds)
+
+        for name, command, seconds in (("one", one, 0.0), ("other", other, delay)):
+            pids.append(case.start(command, name, output, partial(first, seconds)))
+        for descriptor in (waiting, go, output):
+            os.close(descriptor)
+        codes = sorted(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids)
+        return codes, log.read_text()
+
+    def same(self, case: Case, scenario: Scenario, name: str) -> bool:
+        return scenario.digest(case.folder) == self.harness.quiet[name]
+
+    def _run(self, case: Case, delay: float) -> bool:
+        command = self.run.steps[0](case.folder)
+        codes, said = self.both(case, delay, command, command)
+        refused = "is in use by process" in said or "exists and is not empty" in said
+        return codes == [0, 2] and refused and self.same(case, self.run, "datm")
+
+    def _resume(self, case: Case, delay: float) -> bool:
+        events = self.harness.traces["datm"]["step0"]
+        middle = [number for number, event in enumerate(events) if event.place == STEP][2]
+        case.run(self.run.steps[0](case.folder), "step0", Kill("step0", middle, "after", signal.SIGTERM))
+        command = self.run.steps[0](case.folder)
+        assert command[0] == "resume"
+        codes, said = self.both(case, delay, command, command)
+        fine = codes == [0, 0] or (codes == [0, 2] and "is in use by process" in said)  # who comes late finds it done
+        return fine and self.same(case, self.run, "datm")
+
+    def _buffer(self, case: Case, delay: float) -> bool:
+        command = ["buffer", *self.run.steps[0](case.folder)[1:3]]
+        codes, _ = self.both(case, delay, command, command)
+        case.end(self.run)
+        return codes == [0, 0] and self.same(case, self.run, "datm")
+
+    def _bench(self, case: Case, delay: float) -> bool:
+        command = self.bench.steps[0](case.folder)
+        codes, said = self.both(case, delay, command, command)
+        fine = codes == [0, 0] or (codes == [0, 2] and "is in use by process" in said)
+        return fine and self.same(case, self.bench, "bench")
+
+    def _bench_cache(self, case: Case, delay: float) -> bool:
+        """In two folders, with one cache for their experts, teachers and evaluations."""
+        command = self.bench.steps[0](case.folder)
+        codes, _ = self.both(case, delay, command, [*command[:-1], str(case.folder / "other" / "bench")])
+        same = self.same(case, self.bench, "bench")
+        return codes == [0, 0] and same and self.bench.digest(case.folder / "other") == self.harness.quiet["bench"]
+
+    def _eval(self, case: Case, delay: float) -> bool:
+        """Of one set: both records are in its manifest."""
+        artifact = case.folder / "distilled"
+        shutil.copytree(self.harness.root / "quiet" / "datm" / "run" / "distilled", artifact)
+        before = len(read_manifest(artifact).evaluations)
+        codes, _ = self.both(case, delay / 10, ["eval", str(artifact)], ["eval", str(artifact)])
+        return codes == [0, 0] and len(read_manifest(artifact).evaluations) == before + 2
+
+
 def threads() -> int:
     """Of this process, but for the one that pyarrow's allocator sweeps up with, and starts again after a fork."""
     names = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]
     return sum(not name.startswith("jemalloc") for name in names)
-
-
-def hash_of(place: tuple[str, str]) -> int:
-    return rng.address(0, " ".join(place))
 
 
 def _draw(choices: Sequence[Any], address: str) -> Any:
@@ -304,14 +387,19 @@ def _draw(choices: Sequence[Any], address: str) -> Any:
 def command_line() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--sample", type=int, help="kills; default: all there are to try")
+    parser.add_argument("--races", type=int, default=0, help="instead of kills")
     parser.add_argument("--scenario", action="append", default=[])
     given = parser.parse_args()
-    harness = Harness(given.folder, given.scenario)
+    harness = Harness(given.folder, ["datm", "bench"] if given.races else given.scenario)
     for line in harness.live_quietly():
         print(json.dumps(line), flush=True)
+    for number in range(given.races):
+        print(json.dumps(Races(harness).race(RACES[number % len(RACES)], number)), flush=True)
+    if given.races:
+        return
     print(json.dumps({"places": sorted(harness.places())}), flush=True)
-    for number, plan in enumerate(harness.plan(given.kills)):
+    for number, plan in enumerate(harness.plan(given.sample)):
         for line in harness.carry_out(plan, number):
             print(json.dumps(line), flush=True)
 

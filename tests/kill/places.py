@@ -49,8 +49,10 @@ def kind(path: Path) -> str:
     path = path.with_name(re.sub(r"^\.tmp-[0-9a-f]{8}-", "", path.name))
     parent = re.sub(r"^\.tmp-[0-9a-f]{8}-", "", path.parent.name)
     name = re.sub(r"[0-9a-f]{16,}", "HASH", re.sub(r"^\d{6}\.", "N.", path.name))
-    if parent in ("checkpoints", "distilled", "teachers", "evaluations", "report"):
+    if parent in ("checkpoints", "distilled", "teachers", "evaluations"):
         return f"{parent}/{name}"
+    if parent == "report":
+        return "report/FILE"
     if "buffers" in path.parts:
         return f"buffer/{'' if path.name.isdigit() else name}"
     if parent == "cells":

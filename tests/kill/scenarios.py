@@ -33,6 +33,7 @@ ITERATIONS = 5
 TAUGHT = "convnet:width=4,depth=2,norm=batch"
 WATCHED = {"checkpoint_every": 1, "eval_every": 2, "tracker": ("tensorboard",)}
 """What looks on at a run, and may change nothing."""
+LOOKED_AT = ("seconds", "validation_accuracy")
 BENCH = ("dm", "datm", "random_soft")
 FORMATS = ("pt", "npz", "png", "folder", "parquet")
 
@@ -91,9 +92,7 @@ def of_run(run: Path) -> Digest:
     artifact = load_artifact(run / "distilled")
     found = {name: sha256((run / "distilled" / name).read_bytes()) for name in artifact.manifest.payload}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    kept = [
-        {key: value for key, value in line.items() if key not in ("seconds", "validation_accuracy")} for line in lines
-    ]
+    kept = [{key: value for key, value in line.items() if key not in LOOKED_AT} for line in lines]
     result = json.loads((run / "result.json").read_text())
     recorded = [(record.network, record.values) for record in artifact.manifest.evaluations]
     assert recorded == [(e["network"], tuple(e["values"])) for e in result["evaluations"]], "each once"
@@ -155,7 +154,7 @@ def of_bench(root: Path, jobs: int) -> Scenario:
     return Scenario("bench", (lambda folder: [*command, str(folder / "bench")],), digest)
 
 
-def of_export(root: Path, artifact: Path, format: str) -> Scenario:
+def of_export(artifact: Path, format: str) -> Scenario:
     def step(folder: Path) -> Command:
         out = folder / "exported"
         return [] if out.exists() else ["export", str(artifact), "--format", format, "--out", str(out)]
