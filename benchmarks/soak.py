@@ -57,7 +57,8 @@ def held(began: float) -> Held:
     gc.collect()
     status = Path("/proc/self/status").read_text()
     numbers = [int(re.search(rf"^{key}:\s*(\d+)", status, re.MULTILINE)[1]) for key in ("VmRSS", "Threads")]
-    return Held(time.monotonic() - began, numbers[0] * 1024, numbers[1], len([*Path("/proc/self/fd").iterdir()]) - 1)
+    files = sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1  # but for the look itself
+    return Held(time.monotonic() - began, numbers[0] * 1024, numbers[1], files)
 
 
 def one_round(folder: Path) -> None:
@@ -87,8 +88,8 @@ def report(found: list[Held]) -> bool:
     threads, files = (max(each[place] for each in late) - late[0][place] for place in (2, 3))
     print(
         f"{len(found)} rounds, {len(found) * len(METHODS)} runs, {found[-1].seconds / 60:.0f} min. After a quarter: "
-        f"memory {resident[0] / 1e6:.0f} MB, rising by {rise:.1%} until the end; threads {late[0].threads}, +{threads}; "
-        f"open files {late[0].files}, +{files}"
+        f"memory {resident[0] / 1e6:.0f} MB, rising by {rise:.1%} until the end; "
+        f"threads {late[0].threads}, +{threads}; open files {late[0].files}, +{files}"
     )
     return rise <= ALLOWED and threads <= 0 and files <= 0
 
@@ -104,12 +105,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 one_round(Path(folder))
             found.append(held(began))
-            print(
-                "round {}: {:.0f} s, {:.1f} MB, {} threads, {} files".format(
-                    len(found), found[-1].seconds, found[-1].resident / 1e6, *found[-1][2:]
-                ),
-                flush=True,
-            )
+            seconds, resident, threads, files = found[-1]
+            now = f"{resident / 1e6:.1f} MB, {threads} threads, {files} open files"
+            print(f"round {len(found)}: {seconds:.0f} s, {now}", flush=True)
     sys.exit(0 if report(found) else 1)
 
 
