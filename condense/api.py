@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from condense import evaluation, provide, robustness
+from condense import evaluation, numerics, provide, robustness
 from condense.artifact import (
     Artifact,
     DatasetRecord,
@@ -18,6 +18,7 @@ from condense.artifact import (
     add_evaluations,
     fit_to,
     load_artifact,
+    note_numerics,
     read_manifest,
     read_set,
     refuse_existing,
@@ -51,7 +52,7 @@ from condense.evaluation import (
     fresh_networks,
     load_protocol,
 )
-from condense.loop import distillation_loop
+from condense.loop import distillation_loop, refuse
 from condense.methods import METHODS, DecoupledConfig, ExpertConfig, Problem
 from condense.precision import report_precision
 from condense.robustness import Robustness
@@ -100,13 +101,18 @@ def run(resolved: Resolved, out: Path, data: RealData | None = None) -> RunResul
         with RunFolder.create(out) as folder:
             settled, problem = fit_memory(settled, problem)
             folder.write_config(settled.values(), settled.origins)
+            folder.note_numerics(numerics.describe(problem.device))
             return _execute(settled, problem, folder, ranks)
 
     return _on_ranks(lead)
 
 
-def resume(path: Path | str) -> RunResult:
-    """Continue the run in a folder, to the same bits as if it had never stopped. A finished run is only reported."""
+def resume(path: Path | str, *, elsewhere: bool = False) -> RunResult:
+    """Continue the run in a folder, to the same bits as if it had never stopped. A finished run is only reported.
+
+    Raises RunError where other bits may come out than where it began (`condense.numerics`): with another number of
+    threads, instruction set, build of torch or device. With `elsewhere` it goes on all the same, and its set says so.
+    """
 
     def lead(ranks: Lone) -> RunResult:
         with RunFolder.open(Path(path)) as folder:
@@ -115,6 +121,7 @@ def resume(path: Path | str) -> RunResult:
                 return finished
             resolved = _recorded(folder)
             provide.check_processes(resolved.run, ranks.size)
+            folder.note_numerics(numerics.describe(resolved.run.torch_device), elsewhere=elsewhere)
             return _execute(*prepare(resolved), folder, ranks)
 
     return _on_ranks(lead)
@@ -422,9 +429,12 @@ def _execute(resolved: Resolved, problem: Problem, folder: RunFolder, ranks: Lon
                 )
                 meter = Meter(problem.device)
                 made = condenser.distilled(state, provided)
+                learned = {"images": made.images, "labels": made.labels, "compensators": made.compensators}
+                refuse(condenser.name, "after the last iteration", learned)
                 if made.store is not None:
                     making["labels"] = meter.read()
                 _save(resolved, problem, made, making, folder)
+            note_numerics(folder.artifact_path, folder.numerics)
             evaluations = evaluate_run(resolved, problem, folder, stop)
             baselines = evaluate_baselines(resolved, problem, stop)
         summary = {f"accuracy/{evaluation.network}": evaluation.mean for evaluation in evaluations}

@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter
 
 from condense import provide
-from condense.artifact import DATA, STORE, Artifact, Manifest, add_evaluations, load_artifact, read_manifest
+from condense.artifact import DATA, STORE, Artifact, Manifest, add_new_evaluations, load_artifact, read_manifest
 from condense.cache import cache_dir
 from condense.config import EvaluationConfig, Resolved
 from condense.data import Preprocessing, RealData
@@ -151,9 +151,7 @@ def artifact_key(manifest: Manifest) -> dict[str, Any]:
 
 def record_new(path: Path, evaluations: Sequence[Evaluation]) -> None:
     """Add those of the evaluations to the artifact's manifest that are not there yet."""
-    recorded = [record.model_dump(mode="json") for record in read_manifest(path).evaluations]
-    made = [_EVALUATION.dump_python(evaluation, mode="json") for evaluation in evaluations]
-    add_evaluations(path, [record for record in made if record not in recorded])
+    add_new_evaluations(path, [_EVALUATION.dump_python(evaluation, mode="json") for evaluation in evaluations])
 
 
 def evaluate_baselines(resolved: Resolved, problem: Problem, stop: StopFlag) -> dict[str, list[Evaluation]]:

@@ -1,10 +1,12 @@
 """The one distillation loop: step, log, checkpoint, stop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
 
 from condense.costs import NOTHING, Cost, Meter
-from condense.errors import LostRank
-from condense.methods import Condenser, Metrics, Problem
+from condense.errors import LostRank, NumericsError
+from condense.methods import Condenser, Metrics, Problem, not_finite
 from condense.runs import RunFolder, StopFlag, Trackers, progress
 from condense.scale.ranks import LONE, Lone
 from condense.synthetic import State
@@ -32,13 +34,16 @@ def distillation_loop(
 
     Every draw has an address, so the state after iteration i does not depend on where the run was interrupted, how
     often it is logged, evaluated or saved. A stop signal is obeyed between two iterations: the state is saved and
-    Stopped raised. Raises NumericsError for a loss or gradient that is not finite; the last checkpoint stands. Several
-    `ranks` run it side by side; where one is gone, LostRank is raised once the state is saved.
+    Stopped raised. Raises NumericsError for a loss or gradient that is not finite, and for a teacher or a state that is
+    not: such a state is never saved, and the last checkpoint stands. Several `ranks` run it side by side; where one is
+    gone, LostRank is raised once the state is saved.
     """
+    refuse(condenser.name, "before iteration 0", problem.trained)
     found = folder.latest_checkpoint()
     meter, before = Meter(problem.device), NOTHING if found is None else found.cost
     if found is None:
         start, state = 0, condenser.init(problem)
+        refuse(condenser.name, "before iteration 0", state)
     else:
         start, state = found.iteration, {name: tensor.to(problem.device) for name, tensor in found.state.items()}
     ranks.agree(start, state)
@@ -59,6 +64,7 @@ def distillation_loop(
                 display.update(iteration, metrics)
                 done, stopping = iteration + 1, stop.requested is not None  # read once: one that comes now waits
                 if done == iterations or done % checkpoint_every == 0 or stopping:
+                    refuse(condenser.name, f"after iteration {iteration}", state)
                     ranks.agree(done, state)
                     save()
                 if stopping:
@@ -67,3 +73,13 @@ def distillation_loop(
             save()
             raise
     return state, meter.read().after(before)
+
+
+def refuse(method: str, when: str, tensors: Mapping[str, Tensor | None]) -> None:
+    """Raise NumericsError naming method, iteration and tensors if any value is NaN or infinite."""
+    if bad := not_finite(tensors):
+        raise NumericsError(
+            f"{method}, {when}: {' and '.join(bad)} not finite. This is not saved, and the last checkpoint stands. "
+            f"Start a new run with lower learning rates (`condense ls keys {method}`); a damaged teacher in the cache "
+            "is to be deleted"
+        )

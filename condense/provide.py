@@ -26,6 +26,7 @@ from condense.errors import ConfigError, DataError
 from condense.evaluation import NO_VALIDATION, load_protocol, load_protocols
 from condense.experts import ExpertPlan, Stream, TrajectoryStore, rank_by_difficulty, train_expert
 from condense.files import write_atomic
+from condense.loading import load_lazy_torch
 from condense.locks import lock
 from condense.methods import METHODS, DecoupledConfig, ExpertConfig, MethodConfig, Need, Problem, TeacherConfig
 from condense.networks import (
@@ -302,6 +303,7 @@ def to_device(data: RealData, device: torch.device) -> RealData:
 
 def settle(device: torch.device) -> None:
     """Make float32 mean float32 on the device, and take the same kernels every time."""
+    load_lazy_torch()
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True

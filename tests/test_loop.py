@@ -1,5 +1,7 @@
 """The loop when a signal comes at the worst moment."""
 
+from types import MappingProxyType
+
 import pytest
 import torch
 
@@ -32,6 +34,7 @@ class Counter:
 
 class Nowhere:
     device = torch.device("cpu")
+    trained = MappingProxyType({})
 
 
 def test_nothing_is_lost_by_a_signal_between_the_look_and_the_stop(tmp_path):

@@ -1,4 +1,7 @@
-"""A run that is killed anywhere, and continued, gives the same bytes as one that was not."""
+"""The same command gives the same bytes: watched or not, in a new process, or where it goes on elsewhere.
+
+That kills change nothing either is shown in tests/kill.
+"""
 
 import hashlib
 import json
@@ -9,8 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from condense import api
+from condense.artifact import read_manifest
+from condense.errors import RunError
+from condense.methods.ftd import FTD
+from condense.runs import Stopped
+from condense.runs.config_file import to_toml
 
 SETTINGS = {
     "network": "convnet:width=4,depth=2",
@@ -26,38 +35,6 @@ SETTINGS = {
     "full_data": False,
     "seed": 3,
 }
-
-# Where the child dies: at which call of what.
-POINTS = {
-    "while an expert trains": ("condense.experts.train.gsam_direction", 30),
-    "between two checkpoints": ("condense.methods.ftd.FTD.step", 5),
-    "while a checkpoint is written": ("condense.runs.checkpoint.save_file", 2),
-    "while the artifact is written": ("condense.artifact.save.write_atomic", 2),
-    "while the set is evaluated": ("condense.evaluation.train.train_network", 1),
-}
-
-CHILD = """
-import json, os, pkgutil, signal, sys
-from condense import api
-
-target, call, out, settings = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
-owner, _, name = target.rpartition(".")
-owner = pkgutil.resolve_name(owner)
-original, calls = getattr(owner, name), 0
-
-def deadly(*arguments, **named):
-    global calls
-    calls += 1
-    if calls == call:
-        if name == "save_file":  # half a file is there already
-            with open(arguments[1], "wb") as file:
-                file.write(b"half")
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*arguments, **named)
-
-setattr(owner, name, deadly)
-api.distill("ftd", 1, out=out, **settings)
-"""
 
 
 def artifact_sha256(run: Path) -> str:
@@ -77,41 +54,133 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return api.distill("ftd", 1, out=folder / "run", **SETTINGS).run
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_sigkill_and_resume_give_the_same_bytes(point, uninterrupted, tmp_path, monkeypatch):
-    target, call = POINTS[point]
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
-    arguments = [target, str(call), str(tmp_path / "run"), json.dumps(SETTINGS)]
-    child = subprocess.run([sys.executable, "-c", CHILD, *arguments], env=os.environ, capture_output=True, timeout=300)
-    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
-    result = api.resume(tmp_path / "run")
-    assert artifact_sha256(result.run) == artifact_sha256(uninterrupted)
-    assert lines(result.run) == lines(uninterrupted)
-    assert len(lines(result.run)) == SETTINGS["iterations"]
-    assert [e.values for e in result.evaluations] == [e.values for e in api.resume(uninterrupted).evaluations]
+
+
+def command(*words, **environment):
+    """`condense` in a new process."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "condense", *words], env=os.environ | environment, capture_output=True, timeout=600
+    )
+    return ended.returncode, ended.stderr.decode()
+
+
+def test_a_new_process_gives_the_same_bytes_whatever_its_hashes(uninterrupted, tmp_path):
+    given = {"method": "ftd", "ipc": 1} | SETTINGS
+    (tmp_path / "run.toml").write_text(to_toml(given, dict.fromkeys(given, "test")))
+    words = ["run", "--config", str(tmp_path / "run.toml"), "--out", str(tmp_path / "run")]
+    code, said = command(*words, PYTHONHASHSEED="12345", OMP_NUM_THREADS=str(torch.get_num_threads()))
+    assert code == 0, said
+    assert artifact_sha256(tmp_path / "run") == artifact_sha256(uninterrupted)
+    assert lines(tmp_path / "run") == lines(uninterrupted)
+
+
+class TestElsewhere:
+    """A run that is stopped here and goes on where other bits may come out."""
+
+    @pytest.fixture
+    def begun(self, tmp_path, monkeypatch):
+        """Stopped after two iterations; with one thread more than there are when it goes on."""
+        step = FTD.step
+
+        def stopping(condenser, state, problem, iteration):
+            if iteration == 1:
+                signal.raise_signal(signal.SIGTERM)
+            return step(condenser, state, problem, iteration)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FTD, "step", stopping)
+            patch.setattr(torch, "get_num_threads", lambda: 99)
+            with pytest.raises(Stopped):
+                api.distill("ftd", 1, out=tmp_path / "run", **SETTINGS)
+        return tmp_path / "run"
+
+    def test_it_is_refused_and_nothing_is_touched(self, begun):
+        before = {path: path.read_bytes() for path in begun.rglob("*") if path.is_file() and path.name != "lock"}
+        here = torch.get_num_threads()
+        with pytest.raises(RunError, match=rf"threads was 99, and is {here} here.*OMP_NUM_THREADS.*--elsewhere"):
+            api.resume(begun)
+        assert {path: path.read_bytes() for path in before} == before
+
+    def test_it_is_marked_in_the_set_if_it_is_asked_for(self, begun):
+        artifact = api.resume(begun, elsewhere=True).artifact
+        parts = read_manifest(artifact).numerics
+        assert [part["threads"] for part in parts] == ["99", str(torch.get_num_threads())]
+        assert parts[0] | {"threads": ""} == parts[1] | {"threads": ""}
+        assert api.resume(begun).artifact == artifact, "a finished run is reported anywhere"
+
+    def test_other_instructions_are_another_place(self, begun):
+        (held,) = json.loads((begun / "numerics.json").read_text())
+        held = held | {"threads": str(torch.get_num_threads())}
+        (begun / "numerics.json").write_text(json.dumps([held | {"capability": "SSE"}]))
+        with pytest.raises(RunError, match="capability was SSE"):
+            api.resume(begun)
+        (begun / "numerics.json").write_text(json.dumps([held | {"torch": "1.0 (build 0)"}]))
+        with pytest.raises(RunError, match=r"torch was 1.0 \(build 0\), and is"):
+            api.resume(begun)
+
+    @pytest.mark.parametrize("content", ["{", "[1]", "7"])
+    def test_a_damaged_record_is_refused(self, begun, content):
+        (begun / "numerics.json").write_text(content)
+        with pytest.raises(RunError, match=r"numerics\.json is damaged"):
+            api.resume(begun)
+
+    def test_a_run_of_an_earlier_version_goes_on(self, begun):
+        (begun / "numerics.json").unlink()
+        assert len(read_manifest(api.resume(begun).artifact).numerics) == 1
 
 
 @pytest.mark.parametrize("change", [{"checkpoint_every": 1}, {"eval_every": 2}, {"tracker": ("tensorboard",)}])
-def test_watching_a_run_does_not_change_it(change, uninterrupted, tmp_path, monkeypatch):
+def test_watching_a_run_does_not_change_it(change, uninterrupted, tmp_path):
     """How often it is saved or evaluated, and who looks on, is nothing to the result."""
-    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
     run = api.distill("ftd", 1, out=tmp_path / "run", **SETTINGS | change).run
     assert artifact_sha256(run) == artifact_sha256(uninterrupted)
 
 
-def test_the_seed_changes_it(uninterrupted, tmp_path, monkeypatch):
-    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
+def test_the_seed_changes_it(uninterrupted, tmp_path):
     run = api.distill("ftd", 1, out=tmp_path / "run", **SETTINGS | {"seed": 4}).run
     assert artifact_sha256(run) != artifact_sha256(uninterrupted)
 
 
 @pytest.mark.slow
-def test_a_compiled_run_is_the_same_bytes_after_a_kill(tmp_path, monkeypatch):
-    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
+def test_a_compiled_run_is_the_same_bytes_after_a_kill(tmp_path):
     settings = SETTINGS | {"compile": "on"}
     whole = api.distill("ftd", 1, out=tmp_path / "whole", **settings).run
-    arguments = ["condense.methods.ftd.FTD.step", "5", str(tmp_path / "run"), json.dumps(settings)]
-    child = subprocess.run([sys.executable, "-c", CHILD, *arguments], env=os.environ, capture_output=True, timeout=600)
-    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    child = [sys.executable, "-c", KILLED, str(tmp_path / "run"), json.dumps(settings)]
+    ended = subprocess.run(child, env=os.environ, capture_output=True, timeout=600)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     assert artifact_sha256(api.resume(tmp_path / "run").run) == artifact_sha256(whole)
     assert lines(tmp_path / "run") == lines(whole)
+
+
+KILLED = """
+import json, os, signal, sys
+from condense import api
+from condense.methods.ftd import FTD
+
+step = FTD.step
+
+def deadly(condenser, state, problem, iteration):
+    if iteration == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(condenser, state, problem, iteration)
+
+FTD.step = deadly
+api.distill("ftd", 1, out=sys.argv[1], **json.loads(sys.argv[2]))
+"""
+
+
+def test_a_run_ends_normally_where_wandb_cannot_be_reached(uninterrupted, tmp_path, monkeypatch, caplog):
+    """At most one warning, and the same bytes."""
+    pytest.importorskip("wandb")
+    unreachable = {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
+    unreachable |= {"WANDB_INIT_TIMEOUT": "3", "WANDB_SILENT": "true", "WANDB_X_SERVICE_WAIT": "300"}
+    unreachable |= {f"WANDB_{kind}_DIR": str(tmp_path / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+    for name, value in unreachable.items():
+        monkeypatch.setenv(name, value)
+    with caplog.at_level("WARNING", "condense"):
+        run = api.distill("ftd", 1, out=tmp_path / "run", **SETTINGS | {"tracker": ("wandb",)}).run
+    assert artifact_sha256(run) == artifact_sha256(uninterrupted)
+    assert sum("tracker wandb failed" in record.getMessage() for record in caplog.records) <= 1

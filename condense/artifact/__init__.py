@@ -13,7 +13,7 @@ from condense.artifact.format import (
 )
 from condense.artifact.importing import fit_to, read_set, stated_map
 from condense.artifact.load import Artifact, load_artifact, read_manifest, verify
-from condense.artifact.save import add_evaluations, save_artifact
+from condense.artifact.save import add_evaluations, add_new_evaluations, note_numerics, save_artifact
 from condense.artifact.tensors import STORE_TYPES, stored_bytes
 
 __all__ = [
@@ -28,9 +28,11 @@ __all__ = [
     "MethodRecord",
     "StoreRecord",
     "add_evaluations",
+    "add_new_evaluations",
     "export",
     "fit_to",
     "load_artifact",
+    "note_numerics",
     "read_manifest",
     "read_set",
     "refuse_existing",

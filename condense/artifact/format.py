@@ -152,7 +152,8 @@ class Manifest(_Record):
     """The content of manifest.json.
 
     `store` is None where there is none, as in sets of versions 1 and 2. `making` is what each part of making the set
-    took, None where that is not known; sets of earlier versions have none.
+    took, None where that is not known; `numerics` what decided its bits beside `config` (`condense.numerics`), more
+    than once where its run went on elsewhere. Sets of earlier versions have neither.
     """
 
     format: Literal["condense-distilled-set"]
@@ -168,6 +169,7 @@ class Manifest(_Record):
     config: dict[str, JsonValue]
     provenance: dict[str, str]
     making: dict[str, CostRecord | None] = Field(default_factory=dict)
+    numerics: tuple[dict[str, str], ...] = ()
     evaluations: tuple[EvaluationRecord, ...]
     versions: dict[str, str]
     created: str

@@ -1,7 +1,7 @@
 """Writing a distilled set: built and checked in memory, then visible on disk all at once."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -44,6 +44,7 @@ from condense.artifact.tensors import COMPENSATORS, STORE_TYPES, check_store, ch
 from condense.costs import Cost
 from condense.data.preprocess import Preprocessing
 from condense.files import write_atomic
+from condense.locks import turn
 from condense.synthetic.types import DistilledSet
 
 
@@ -144,14 +145,38 @@ def save_artifact(
 def add_evaluations(folder: Path, records: Sequence[Mapping[str, Any]]) -> Manifest:
     """Append evaluation records (mappings with the keys of EvaluationRecord) to a manifest and return the new one.
 
-    The manifest is replaced in one step, the other files are not touched. Two processes that append at the same
-    moment can lose one's records, never the file. Raises ArtifactError if the manifest cannot be read.
+    The manifest is replaced in one step, the other files are not touched. Processes that append at the same moment do
+    so one after another. Raises ArtifactError if the manifest cannot be read.
     """
-    manifest = read_manifest(folder)
     added = tuple(EvaluationRecord.model_validate(record) for record in records)
-    manifest = manifest.model_copy(update={"evaluations": manifest.evaluations + added})
-    write_atomic(folder / MANIFEST, manifest.to_json())
-    return manifest
+    return _change(folder, lambda manifest: {"evaluations": manifest.evaluations + added})
+
+
+def add_new_evaluations(folder: Path, records: Sequence[Mapping[str, Any]]) -> Manifest:
+    """As `add_evaluations`, but for those that are in the manifest."""
+
+    def new(manifest: Manifest) -> dict[str, Any]:
+        held = [record.model_dump(mode="json") for record in manifest.evaluations]
+        added = tuple(EvaluationRecord.model_validate(record) for record in records if record not in held)
+        return {"evaluations": manifest.evaluations + added}
+
+    return _change(folder, new)
+
+
+def note_numerics(folder: Path, numerics: Sequence[Mapping[str, str]]) -> None:
+    """Say in a manifest what decided the bits of the set, part by part. Raises ArtifactError as `add_evaluations`."""
+    _change(folder, lambda _: {"numerics": tuple(dict(part) for part in numerics)})
+
+
+def _change(folder: Path, change: Callable[[Manifest], dict[str, Any]]) -> Manifest:
+    """Replace keys of a manifest by what `change` makes of it as it is; nothing is written if they are the same."""
+    read_manifest(folder)  # a folder that is no set is not locked either
+    with turn(folder):
+        before = read_manifest(folder)
+        after = before.model_copy(update=change(before))
+        if after != before:
+            write_atomic(folder / MANIFEST, after.to_json())
+    return after
 
 
 def _on_grey(compensators: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -67,6 +67,7 @@ class Grid(BaseModel):
     networks: tuple[str, ...] = Field(strict=False, min_length=1)
     protocol: str
     baselines: tuple[Label, ...] = Field(BASELINES, strict=False)
+    threads: Count | None = None
     set: dict[str, Any] = {}
     method: dict[str, dict[str, Any]] = {}
 

@@ -35,21 +35,22 @@ def run_bench(grid_path: Path, out: Path, executor: Executor | None = None) -> l
 
     Where: by default a process of this machine for each, one at a time. A bench that was stopped or killed goes on
     where it was: finished cells are left as they are, others resume (begin anew where they come from another machine),
-    failed ones are tried again. All cells compute with the same number of threads, the cores over the jobs of the first
-    command, since the bits depend on it.
+    failed ones are tried again. All cells compute with the same number of threads, since the bits depend on it: that of
+    the grid, or else the cores over the jobs of the first command.
 
     Raises ConfigError or DataError, all problems at once, before anything is written: for a wrong grid, and for one
     that gives finished or begun cells of this folder other keys. RunError if another bench is in the folder. Stopped on
     SIGTERM or SIGINT, which the cells are given too; a second SIGINT stops them at once.
     """
-    cells = read_grid(grid_path).cells()
+    grid = read_grid(grid_path)
+    cells = grid.cells()
     resolved = check(cells)
     folder = BenchFolder(out)
     _refuse_contradictions(folder, resolved)
     with executor or Local() as executor:
         folder.cells.mkdir(parents=True, exist_ok=True)
         with lock(out / "lock"):
-            record = _record(folder, grid_path, executor)
+            record = _record(folder, grid_path, grid.threads, executor)
             folder.write_record(record)
             if grid_path.absolute() != folder.grid.absolute():
                 write_atomic(folder.grid, grid_path.read_bytes())
@@ -64,10 +65,15 @@ def run_bench(grid_path: Path, out: Path, executor: Executor | None = None) -> l
     return [cell.name for cell in cells if not folder.finished(cell.name)]
 
 
-def _record(folder: BenchFolder, grid_path: Path, executor: Executor) -> Record:
+def _record(folder: BenchFolder, grid_path: Path, threads: int | None, executor: Executor) -> Record:
     before = folder.read_record()
+    if before and threads not in (None, before.threads):
+        raise ConfigError(
+            f"{folder.path} began with {before.threads} threads, and the grid says threads = {threads}. "
+            "Change the grid, or choose another --out"
+        )
     record = Record(
-        threads=before.threads if before else executor.threads,
+        threads=before.threads if before else threads or executor.threads,
         jobs=executor.jobs,
         command=shlex.join(["condense", "bench", str(grid_path), "--out", str(folder.path), *executor.flags]),
         machines=before.machines if before else (),

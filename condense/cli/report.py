@@ -221,6 +221,7 @@ def manifest_text(manifest: Manifest) -> str:
             ("bytes", f"{sum(stored.values())}: {', '.join(f'{name} {count}' for name, count in stored.items())}"),
             *evaluations,
             ("made", f"{manifest.created} with {', '.join(f'{k} {v}' for k, v in manifest.versions.items())}"),
+            *(("bits", ", ".join(f"{key} {value}" for key, value in part.items())) for part in manifest.numerics),
             *((name, f"{payload.bytes} bytes, SHA-256 {payload.sha256}") for name, payload in manifest.payload.items()),
         ]
     )

@@ -89,13 +89,15 @@ def buffer(flags: RunFlags = NO_FLAGS, *, where: ExecutorFlags = THIS_PROCESS) -
 
 
 @app.command
-def resume(run: Path, /, *, as_json: AsJson = False) -> None:
+def resume(run: Path, /, *, elsewhere: bool = False, as_json: AsJson = False) -> None:
     """Continue a run that was stopped, to the same bits as if it had not been; report a finished one.
 
     Parameters
     ----------
     run
         Its folder.
+    elsewhere
+        Go on where other bits may come out than where the run began (threads, instruction set, torch); the set says so.
     """
     from condense import api
     from condense.cli import report
@@ -104,7 +106,7 @@ def resume(run: Path, /, *, as_json: AsJson = False) -> None:
         _follow()
         return
     with _stoppable(f"`condense resume {run}`{_likewise()} continues"):
-        report.print_run(api.resume(run), as_json)
+        report.print_run(api.resume(run, elsewhere=elsewhere), as_json)
 
 
 @app.command

@@ -12,6 +12,7 @@ import numpy as np
 from condense.data.holdout import hold_out
 from condense.data.raw import Raw, split
 from condense.errors import DataError
+from condense.loading import undisturbed
 
 Reader = Callable[[Path, bool], Raw]
 """Reads the files under a folder; True allows it to download them to there."""
@@ -35,7 +36,8 @@ CIFAR10_SHA256 = {
 def read_digits(root: Path, download: bool) -> Raw:
     """The 1,797 grey 8x8 digits inside scikit-learn, 0..16 scaled to 0..255; a fifth of each class is the test set."""
     del root, download  # the images are part of scikit-learn
-    from sklearn.datasets import load_digits
+    with undisturbed():
+        from sklearn.datasets import load_digits
 
     bunch = load_digits()
     whole = split((bunch.images * (255 / 16)).round().astype(np.uint8), bunch.target, "digits")

@@ -15,6 +15,7 @@ from condense.data.raw import fingerprint
 from condense.data.types import RealData
 from condense.errors import ConfigError, DataError, unknown
 from condense.files import write_atomic
+from condense.loading import undisturbed
 
 Kind = Literal["mean_std", "zca"]
 PREPROCESSINGS: tuple[Kind, ...] = get_args(Kind)
@@ -122,7 +123,8 @@ def fit_preprocessing(kind: str, data: RealData, cache: Path | None) -> Preproce
 
 def _fit(kind: Kind, images: Tensor) -> Preprocessing:
     if kind == "zca":
-        from kornia.enhance import ZCAWhitening  # slow to import
+        with undisturbed():
+            from kornia.enhance import ZCAWhitening  # slow to import
 
         zca = ZCAWhitening(eps=ZCA_EPS, unbiased=True, compute_inv=True).fit(_double(images))
         values = {"mean": zca.mean_vector[0], "matrix": zca.transform_matrix, "inverse": zca.transform_inv}

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from condense import numerics
 from condense.costs import NOTHING, Cost, Meter
 from condense.errors import DataError
 from condense.files import write_atomic
@@ -62,7 +63,7 @@ class TrajectoryStore:
         file = path / "manifest.json"
         fields = {"format": FORMAT, "version": VERSION, "dtype": dtype, "parameters": parameters}
         if not file.exists():
-            made_with = {"torch": torch.__version__, "device": device.type}  # for the reader; not compared
+            made_with = numerics.describe(device)  # for the reader; not compared
             new = {"snapshots": snapshots, "identity": identity, "experts": [], "costs": {}, "made_with": made_with}
             store = cls(path, fields | new, device)
             try:

@@ -42,6 +42,7 @@ from condense.methods.base import (
     Trajectories,
     get_method,
     list_methods,
+    not_finite,
     unwatched,
 )
 from condense.methods.decoupled import DecoupledConfig
@@ -80,6 +81,7 @@ __all__ = [
     "list_methods",
     "mtt",
     "ncfm",
+    "not_finite",
     "nrrdd",
     "pad",
     "random",

@@ -159,6 +159,16 @@ class Problem:
     def device(self) -> torch.device:
         return self.data.train.images.device
 
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """What the networks hold that were trained for this problem, experts apart, in words."""
+        held = {} if self.teacher is None else {"teacher": self.teacher}
+        return held | {
+            f"{name} of teacher {number} ({teacher.name})": tensor
+            for number, teacher in enumerate(self.pool)
+            for name, tensor in teacher.state().items()
+        }
+
     @cached_property
     def inputs(self) -> Inputs:
         """The real training images as the network sees them."""
@@ -250,17 +260,32 @@ class TeacherConfig(MethodConfig):
         )
 
 
-def check_finite(method: str, iteration: int, tensors: Mapping[str, Tensor]) -> None:
+def not_finite(tensors: Mapping[str, Tensor | None]) -> list[str]:
+    """The names of those with a value that is NaN or infinite.
+
+    All are reduced before the one look at the result, which is the only wait for the device.
+    """
+    named = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    if not named:
+        return []
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor in named.values()])
+    return [] if bool(finite.all()) else [name for name, ok in zip(named, finite.tolist(), strict=True) if not ok]
+
+
+def check_finite(
+    method: str, iteration: int, tensors: Mapping[str, Tensor | None], sources: Callable[[], Mapping[str, Tensor]]
+) -> None:
     """Raise NumericsError naming method, iteration and tensors if any value is NaN or infinite.
 
-    All tensors are reduced before the one look at the result, which is the only wait for the device in an iteration.
+    `sources` gives what the tensors were computed from. It is asked only then, to name where it began.
     """
-    finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()])
-    if not bool(finite.all()):
-        bad = [name for name, ok in zip(tensors, finite.tolist(), strict=True) if not ok]
+    if bad := not_finite(tensors):
+        began = not_finite(sources())
         raise NumericsError(
-            f"{method}, iteration {iteration}: {' and '.join(bad)} not finite. The set was not changed by this "
-            f"iteration. Start a new run with lower learning rates (`condense ls keys {method}`)"
+            f"{method}, iteration {iteration}: {' and '.join(bad)} not finite"
+            + (f", as {' and '.join(began)} already" if began else "")
+            + ". The set was not changed by this iteration, and the last checkpoint stands. "
+            f"Start a new run with lower learning rates (`condense ls keys {method}`)"
         )
 
 

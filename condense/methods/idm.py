@@ -96,7 +96,7 @@ class IDM(Matching[IDMConfig]):
         """Train some networks of the queue, and append the one that the next iteration begins with."""
         draws = problem.rng("training", iteration)
         for place in torch.randperm(len(state["nets"]), generator=draws)[: self.config.train_nets].tolist():
-            self.train(state, problem, place, draws)
+            self.train(state, problem, iteration, place, draws)
         number, since = divmod(iteration + 1, self.config.net_every)
         if since == 0:
             self.append(state, self.new_network(problem, FIRST - 1 + number))
@@ -112,7 +112,7 @@ class IDM(Matching[IDMConfig]):
         for name, row in new.items():
             state[name] = torch.cat([state[name][1 - self.config.queue_size :], row[None]])
 
-    def train(self, state: State, problem: Problem, place: int, draws: torch.Generator) -> None:
+    def train(self, state: State, problem: Problem, iteration: int, place: int, draws: torch.Generator) -> None:
         """`net_steps` steps of one network of the queue; its accuracy is that on their batches, before each step.
 
         Raises NumericsError, and leaves the queue as it was, if the network diverges.
@@ -128,6 +128,9 @@ class IDM(Matching[IDMConfig]):
             )
             correct += (logits.argmax(1) == y).sum()
         if not bool(theta.isfinite().all()):
-            raise NumericsError(f"idm: a network of the queue is not finite. Lower lr_net, which is {c.lr_net}")
+            raise NumericsError(
+                f"idm, iteration {iteration}: network {place} of the queue not finite. The last checkpoint stands. "
+                f"Start a new run with a lower lr_net, which is {c.lr_net}"
+            )
         state["nets"][place], state["nets.velocity"][place] = theta, velocity
         state["nets.accuracy"][place] = 100 * correct / (c.net_steps * c.net_batch)

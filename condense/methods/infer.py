@@ -150,6 +150,6 @@ class Infer(Recover[InferConfig]):
             images = self.images(state, problem)
             rows = torch.arange(len(images), device=images.device)
             labels = self.label(problem, ShownBatch(images, rows, rows, 1.0)).softmax(1)
-            check_finite(self.name, self.config.iterations, {"labels": labels})
+            check_finite(self.name, self.config.iterations, {"labels": labels}, lambda: state | problem.trained)
             made = DistilledSet(images, labels)
         return replace(made, images=state["images"], compensators=self.compensators(state))

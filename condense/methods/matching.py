@@ -111,7 +111,7 @@ class Matching(Learned[C]):
             loss = loss + losses.detach()
             (gradient[batch.rows],) = torch.autograd.grad(losses, batch.stored)
         found = problem.work.total({"loss": loss, "gradient": gradient})
-        check_finite(self.name, iteration, found)
+        check_finite(self.name, iteration, found, lambda: state | {"network": theta})
         metrics = {"loss": float(found["loss"])}  # it is known by now; later it would wait for what is queued below
         self.update_images(state, found["gradient"])
         self.after(state, problem, iteration, theta)

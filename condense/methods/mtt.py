@@ -139,7 +139,7 @@ class MTT(Learned[M]):
         if found.labels is not None:
             parts["gradient of labels"] = found.labels.view(len(stored), self.config.views, -1).sum(1)
         sums = problem.work.total(parts | {"gradient of lr": found.lr})
-        check_finite(self.name, iteration, sums)
+        check_finite(self.name, iteration, sums, lambda: state | self.experts(problem, segments))
         lr, epochs = float(state["log_lr"].exp()), [float(segment.epoch) for segment in segments]
         loss, by_labels = sums["loss"], sums.get("gradient of labels")
         self.update(state, Unrolled(loss, sums["gradient"], by_labels, sums["gradient of lr"]))
@@ -193,6 +193,15 @@ class MTT(Learned[M]):
             ends = (problem.experts.snapshot(expert, epoch) for epoch in (t, t + self.config.expert_epochs))
             segments.append(Segment(expert, t, *ends))
         return segments
+
+    def experts(self, problem: Problem, segments: Sequence[Segment]) -> dict[str, Tensor]:
+        """All that an iteration had from the experts, in words."""
+        assert problem.experts is not None
+        return {
+            f"expert {each.expert} at epoch {epoch}": problem.experts.snapshot(each.expert, epoch)
+            for each in segments
+            for epoch in range(each.epoch, each.epoch + self.config.expert_epochs + 1)
+        }
 
     def start_epochs(self, iteration: int) -> tuple[int, int]:  # noqa: ARG002
         """Segments start at an epoch t with first <= t < end."""

@@ -131,7 +131,12 @@ class NCFM(Matching[NCFMConfig]):
             assert psi.grad is not None
             parts["gradient of psi"] = psi.grad
         found = problem.work.total(parts)
-        check_finite(self.name, iteration, found)
+        check_finite(
+            self.name,
+            iteration,
+            {"images": state["images"], **found},
+            lambda: state | {"expert": theta, "expert at its end": trained},
+        )
         state["images"] = images
         self.update_images(state, found["gradient"])
         if psi is not None:

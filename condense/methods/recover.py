@@ -161,7 +161,7 @@ class Recover(Decoupled[C]):
     def step(self, state: State, problem: Problem, iteration: int) -> Metrics:
         loss, gradient = self.gradient(state, problem, iteration)
         found = problem.work.total({"loss": loss, "gradient": gradient})
-        check_finite(self.name, iteration, found)
+        check_finite(self.name, iteration, found, lambda: state | problem.trained)
         metrics = {"loss": float(found["loss"])}
         self.move(state, problem, found["gradient"], self.rate(iteration))
         return metrics

@@ -6,6 +6,7 @@ import shutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from condense.loading import load_lazy_torch
 from condense.networks.stateless import Network
 
 COMPILE_PAYS = 2e13
@@ -31,6 +32,7 @@ def operations(spec: str, *, channels: int, size: int, classes: int) -> int:
 
     A pass backward counts as two forward.
     """
+    load_lazy_torch()
     network = Network(spec, channels=channels, size=size, classes=classes, device="meta")
     with FlopCounterMode(display=False) as counter:
         theta = torch.empty(network.num_parameters, device="meta")

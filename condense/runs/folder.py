@@ -1,6 +1,7 @@
 """The run folder.
 
 config.toml                      every resolved key, its value and where that came from
+numerics.json                    what decides the bits beside that (see `condense.numerics`), for each that worked here
 metrics.jsonl                    a line an iteration
 checkpoints/NNNNNN.safetensors   the state after NNNNNN iterations, the last two
 distilled/                       the artifact, once the last iteration is done
@@ -8,6 +9,7 @@ result.json                      the final table, once the run has ended
 lock                             names the process that is in the folder
 """
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,6 +112,42 @@ class RunFolder:
     def read_origins(self) -> dict[str, str]:
         """Where each value in config.toml came from, as its trailing comment says; a key without one is missing."""
         return origins((self.path / "config.toml").read_text(encoding="utf-8"))
+
+    def note_numerics(self, here: dict[str, str], *, elsewhere: bool = False) -> None:
+        """Add what decides the bits `here` to `numerics`, if it is not what it was.
+
+        Raises RunError if it is not, unless `elsewhere` says that this is meant.
+        """
+        noted = self.numerics
+        if noted and noted[-1] == here:
+            return
+        if noted and not elsewhere:
+            held = noted[-1]
+            differ = "; ".join(
+                f"{key} was {held.get(key)}, and is {here.get(key)} here"
+                for key in sorted(held.keys() | here.keys())
+                if held.get(key) != here.get(key)
+            )
+            raise RunError(
+                f"{self.path} was computed where other bits come out: {differ}. Resume it as it began (the number of "
+                "threads is that of OMP_NUM_THREADS), or give --elsewhere: its set then says where it was made"
+            )
+        write_atomic(self.path / "numerics.json", json.dumps([*noted, here], indent=1).encode())
+
+    @property
+    def numerics(self) -> list[dict[str, str]]:
+        """What decided the bits of each part of the run; empty for runs of earlier versions.
+
+        Raises RunError if the file is damaged.
+        """
+        path = self.path / "numerics.json"
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            return [{str(key): str(value) for key, value in part.items()} for part in held]
+        except FileNotFoundError:
+            return []
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{path} is damaged ({error}). Start a new run.") from None
 
     def write_result(self, content: bytes) -> None:
         """Write result.json: the run is finished, and this is what it found."""

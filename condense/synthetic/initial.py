@@ -9,6 +9,7 @@ from torch import Tensor
 from condense.data.preprocess import Preprocessing
 from condense.data.types import Split
 from condense.errors import ConfigError
+from condense.loading import undisturbed
 
 Initial = Literal["real", "noise", "mean", "kmeans"]
 
@@ -45,7 +46,8 @@ def nearest_to_centres(points: Tensor, count: int, seed: int) -> Tensor:
 
     k-means++ with 3 restarts and at most 300 rounds.
     """
-    from sklearn.cluster import KMeans  # 150 MB
+    with undisturbed():
+        from sklearn.cluster import KMeans  # 150 MB
 
     fitted = KMeans(n_clusters=count, n_init=3, random_state=seed).fit(points.numpy())
     distances = torch.cdist(torch.from_numpy(fitted.cluster_centers_).to(points), points)

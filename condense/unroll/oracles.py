@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from condense.loading import undisturbed
 from condense.networks import InnerLoss
 from condense.unroll.types import InnerRun, Unrolled
 
@@ -52,7 +53,8 @@ class _FlatModel(nn.Module):
 
 def with_higher(run: InnerRun) -> Unrolled:
     """The full graph as the package `higher` builds it (Grefenstette et al., 2019, arXiv 1910.01727)."""
-    import higher  # only here: the default engine does not need it, and it warns when it is first compiled
+    with undisturbed():
+        import higher  # only here: the default engine does not need it, and it warns when it is first compiled
 
     leaves = _Leaves(run)
     model = _FlatModel(run.inner_loss, run.start)
