@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from condense import evaluation, provide, robustness
 from condense.artifact import (
@@ -36,7 +36,7 @@ from condense.comparison import (
 from condense.config import MIRROR_FREE, EvaluationConfig, Layer, Resolved, read_evaluation, read_resolved, resolve
 from condense.costs import Cost, Meter
 from condense.data import fit_preprocessing
-from condense.errors import ConfigError, DataError, unknown
+from condense.errors import ConfigError, DataError, RunError, unknown
 from condense.estimate import settle_memory
 from condense.evaluation import (
     AnyDataset,
@@ -100,7 +100,13 @@ def resume(path: Path | str) -> RunResult:
     """Continue the run in a folder, to the same bits as if it had never stopped. A finished run is only reported."""
     with RunFolder.open(Path(path)) as folder:
         if (finished := folder.read_result()) is not None:
-            result = _RESULT.validate_json(finished)
+            try:
+                result = _RESULT.validate_json(finished)
+            except ValidationError as error:
+                raise RunError(
+                    f"{folder.path / 'result.json'} is damaged ({error.errors(include_url=False)[0]['msg']}). Delete "
+                    "it and resume again: the set is there, and is evaluated anew."
+                ) from None
             return replace(result, run=folder.path, artifact=folder.artifact_path)
         values = {"compile": "off"} | folder.read_config()  # runs of earlier versions do not say
         resolved = read_resolved(values, str(folder.path / "config.toml"), folder.read_origins())

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 
 class CondenseError(ValueError):
-    """Base of every error that a user's input can cause."""
+    """Base of every error that a user's input or machine can cause."""
 
     exit_code = 2
 
@@ -31,6 +31,12 @@ class ArtifactError(CondenseError):
 
 class RunError(CondenseError):
     """A run folder that is missing, in use, not empty, or not resumable."""
+
+
+class DiskError(CondenseError):
+    """A file that the system does not let be written: no room, no right, a failing disk."""
+
+    exit_code = 1
 
 
 class NumericsError(ArithmeticError):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from condense.data import Inputs, RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError, DataError
 from condense.evaluation import NO_VALIDATION, load_protocol
 from condense.experts import ExpertPlan, Stream, TrajectoryStore, rank_by_difficulty, train_expert
-from condense.files import write_atomic
+from condense.files import make_folder, write_atomic
 from condense.locks import lock
 from condense.methods import METHODS, DecoupledConfig, ExpertConfig, Need, Problem, TeacherConfig
 from condense.networks import (
@@ -36,6 +37,8 @@ from condense.networks import (
 )
 from condense.runs import ProgressDisplay, StopFlag, progress
 from condense.teachers import SqueezePlan, Teacher, held_out_accuracy, squeeze
+
+logger = logging.getLogger("condense")
 
 NUMERICS = 1
 """Raised when a change of the code changes the bits of an expert, a teacher or an evaluation: what is kept is stale."""
@@ -323,15 +326,18 @@ def missing_experts(resolved: Resolved, problem: Problem) -> list[int]:
 def experts(resolved: Resolved, problem: Problem, stop: StopFlag) -> TrajectoryStore:
     """The run's trajectory store, complete: the experts it lacks are trained first.
 
-    A stop is obeyed between two epochs; the expert it interrupts is trained again next time, to the same bits. While
-    another process trains experts of this store, this one waits for it.
+    A stop is obeyed between two epochs; the expert it interrupts is trained again next time, to the same bits. So is
+    one that is damaged. While another process trains experts of this store, this one waits for it.
     """
     method = resolved.method
     assert isinstance(method, ExpertConfig)
     store = open_store(resolved, problem)
-    if store.missing(method.num_experts):
+    if store.missing(method.num_experts) or store.damaged(method.num_experts):
         with lock(store.path / "lock", wait=stop.check):
             store = open_store(resolved, problem)  # as another process may just have left it
+            if damaged := store.damaged(method.num_experts):
+                logger.warning("%s: experts %s are damaged and are trained again", store.path, damaged)
+                store.forget(damaged)
             if store.missing(method.num_experts):
                 _train_missing(store, resolved, problem, stop)
     return store
@@ -365,7 +371,7 @@ def teacher(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[Tenso
     with progress(plan.epochs, 0, "teacher") as display:
         *_, theta = _watched(_train(problem, plan, 0, "teacher"), display, 0, stop)
     cost, file = meter.read(), teacher_file(resolved, problem)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     kept = {"theta": theta.cpu(), "cost": torch.tensor([cost.seconds, cost.peak_bytes], dtype=torch.float64)}
     write_atomic(file, save(kept))
     return theta.to(problem.device), cost
@@ -400,7 +406,7 @@ def pool(resolved: Resolved, problem: Problem, stop: StopFlag) -> tuple[tuple[Te
         if held is None:
             held = _squeezed(problem, plan, index, stop)
             file = pool_file(resolved, problem, plan, index)
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             made, cost = held
             accuracy = torch.nan if made.accuracy is None else made.accuracy
             numbers = torch.tensor([accuracy, cost.seconds, cost.peak_bytes], dtype=torch.float64)

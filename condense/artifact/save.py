@@ -37,6 +37,7 @@ from condense.artifact.format import (
     Payload,
     PreprocessingRecord,
     StoreRecord,
+    parse_manifest,
 )
 from condense.artifact.load import read_manifest
 from condense.artifact.preview import draw_preview
@@ -149,8 +150,9 @@ def add_evaluations(folder: Path, records: Sequence[Mapping[str, Any]]) -> Manif
     """
     manifest = read_manifest(folder)
     added = tuple(EvaluationRecord.model_validate(record) for record in records)
-    manifest = manifest.model_copy(update={"evaluations": manifest.evaluations + added})
-    write_atomic(folder / MANIFEST, manifest.to_json())
+    text = manifest.model_copy(update={"evaluations": manifest.evaluations + added}).to_json()
+    manifest = parse_manifest(text, folder / MANIFEST)
+    write_atomic(folder / MANIFEST, text)
     return manifest
 
 

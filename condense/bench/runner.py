@@ -16,7 +16,7 @@ from condense.bench.grid import Cell, check, given, read_grid
 from condense.bench.machine import cores, describe
 from condense.config import Resolved, read_resolved
 from condense.errors import ConfigError, RunError
-from condense.files import write_atomic
+from condense.files import make_folder, open_in_place, write_atomic, writing
 from condense.locks import lock
 from condense.processes import how_it_ended, tied_to_this_process
 from condense.runs import StopFlag, read_config, stop_signals
@@ -49,7 +49,7 @@ def run_bench(grid_path: Path, out: Path, jobs: int = 1) -> list[str]:
     resolved = check(cells)
     folder = BenchFolder(out)
     _refuse_contradictions(folder, resolved)
-    folder.cells.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.cells)
     with lock(out / "lock"):
         record = _record(folder, grid_path, jobs)
         folder.write_record(record)
@@ -161,8 +161,10 @@ class _Queue:
 
     def _launch(self, cell: Cell) -> _Child:
         folder, name = self.folder, cell.name
-        folder.error(name).unlink(missing_ok=True)
-        with folder.log(name).open("ab") as log:
+        with writing(folder.log(name)):
+            folder.error(name).unlink(missing_ok=True)
+            log = open_in_place(folder.log(name), "ab")
+        with log:
             start = log.tell()
             process = subprocess.Popen(
                 command(folder, name),
