@@ -95,7 +95,9 @@ class TrajectoryStore:
         """
         device = device or torch.device("cpu")
         fields = {"format": FORMAT, "version": VERSION, "dtype": dtype, "parameters": parameters}
-        if not (path / MANIFEST).exists():
+        if not (path / MANIFEST).exists() and not (path / MANIFEST).is_symlink():
+            if (path / ARRAY).exists():
+                raise DataError(f"trajectory store {path}: {ARRAY} is there, {MANIFEST} is missing; delete the folder")
             try:
                 path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -276,6 +278,8 @@ class TrajectoryStore:
 def _read(path: Path) -> dict[str, Any]:
     """The manifest of the store at `path`, without its seal. Raises DataError if it is damaged."""
     try:
+        if not (path / MANIFEST).is_file():
+            raise ValueError("not a file")
         content = read_text(path / MANIFEST, MOST_JSON)
         manifest = parse_json(content)
         _Manifest.model_validate(manifest)

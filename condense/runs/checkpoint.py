@@ -123,4 +123,4 @@ def _sha256(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 
 def _iterations(folder: Path) -> dict[int, Path]:
     """The checkpoints in `folder` by their iteration."""
-    return {int(p.stem): p for p in folder.glob("*.safetensors") if re.fullmatch(r"\d{6,}", p.stem)}
+    return {int(p.stem): p for p in folder.glob("*.safetensors") if re.fullmatch(r"\d{6,18}", p.stem) and p.is_file()}

@@ -36,6 +36,8 @@ def read_config(run: Path) -> dict[str, object]:
     """The values in a run's config.toml; a key that was None is missing. Raises RunError if it is not TOML."""
     path = run / "config.toml"
     try:
+        if not path.is_file():
+            raise ValueError("not a file")
         return parse_toml(read_text(path, MOST_TOML))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is not valid TOML: {error}. Undo the changes to it, or start a new run.") from None
