@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow test-kill lint types imports docs-check clean
+.PHONY: demo test test-slow test-kill test-fuzz lint types imports docs-check clean
 
 demo: .venv/demo
 	$(BIN)/condense run --method ftd --ipc 10 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
@@ -16,6 +16,9 @@ test-slow: .venv/dev
 
 test-kill: .venv/dev
 	$(BIN)/python -m pytest -m kill
+
+test-fuzz: .venv/dev
+	$(BIN)/python -m pytest -m fuzz
 
 lint: .venv/dev
 	$(BIN)/ruff check .

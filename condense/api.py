@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from condense import evaluation, numerics, provide, robustness
 from condense.artifact import (
@@ -38,7 +38,7 @@ from condense.comparison import (
 from condense.config import MIRROR_FREE, EvaluationConfig, Layer, Resolved, read_evaluation, read_resolved, resolve
 from condense.costs import Cost, Meter
 from condense.data import RealData, fit_preprocessing
-from condense.errors import ConfigError, unknown
+from condense.errors import ConfigError, RunError, unknown
 from condense.estimate import settle_memory
 from condense.evaluation import (
     AnyDataset,
@@ -153,7 +153,14 @@ def _finished(folder: RunFolder) -> RunResult | None:
     found = folder.read_result()
     if found is None:
         return None
-    return replace(_RESULT.validate_json(found), run=folder.path, artifact=folder.artifact_path)
+    try:
+        result = _RESULT.validate_json(found)
+    except ValidationError as error:
+        raise RunError(
+            f"{folder.path / 'result.json'} is damaged ({error.errors(include_url=False)[0]['msg']}). Delete "
+            "it and resume again: the set is there, and is evaluated anew."
+        ) from None
+    return replace(result, run=folder.path, artifact=folder.artifact_path)
 
 
 def prepare(resolved: Resolved, data: RealData | None = None) -> tuple[Resolved, Problem]:

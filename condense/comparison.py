@@ -27,7 +27,7 @@ from condense.evaluation import (
     evaluate,
     load_protocol,
 )
-from condense.files import write_atomic
+from condense.files import make_folder, write_atomic
 from condense.methods import METHODS, Condenser, DecoupledConfig, Metrics, Problem, TeacherConfig, unwatched
 from condense.networks import COMPILED_NUMERICS, has_compiler
 from condense.runs import RunFolder, StopFlag
@@ -248,7 +248,7 @@ def kept(
         other = "" if protocol.augmentation == comparison.protocol.augmentation else f" with {protocol.augmentation}"
         logger.info("evaluating %s on %s: protocol %s%s", what["method"], network, protocol.name, other)
         made = comparison.evaluate(make(), comparison.test, network, protocol=protocol, poll=stop.check)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         write_atomic(file, _EVALUATION.dump_json(made))
         return made
 

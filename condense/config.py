@@ -25,9 +25,12 @@ from condense.methods import METHODS, DecoupledConfig, MethodConfig, Names, Netw
 from condense.processes import local_rank, started
 from condense.resources import config_path
 from condense.runs import TRACKERS
+from condense.text import MOST_TOML, parse_toml, read_text
 
 DISTILLING = "kd_small"
 """The protocol of methods whose labels are teachers', where nobody chooses one: others leave such labels out."""
+MOST_PROBLEMS = 20
+"""Unknown keys that are spelt out: to find a name that is like one takes a millisecond."""
 MIRROR_FREE = "_".join(name for name in FULL_STRATEGY.split("_") if name != "flip")
 
 
@@ -237,7 +240,7 @@ def find_row(method: str, dataset: str, ipc: int, recipe: str) -> dict[str, Any]
 def read_config_file(path: Path) -> Layer:
     """A --config file: flat TOML. Raises ConfigError if it is missing or not TOML."""
     try:
-        return Layer(str(path), tomllib.loads(path.read_text(encoding="utf-8")))
+        return Layer(str(path), parse_toml(read_text(path, MOST_TOML)))
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}. Give the path of a TOML file") from error
     except ValueError as error:
@@ -315,7 +318,9 @@ def _validate(layers: Sequence[Layer], problems: Sequence[str] = ()) -> Resolved
     method, problems = METHODS.get(str(values.get("method"))), list(problems)
     if method is not None:
         known = fields(method.name)
-        problems += [f"{origins[key]}: {unknown('key', key, known)}" for key in values if key not in known]
+        strange = [key for key in values if key not in known]
+        problems += [f"{origins[key]}: {unknown('key', key, known)}" for key in strange[:MOST_PROBLEMS]]
+        problems += [f"and {len(strange) - MOST_PROBLEMS} more unknown keys"] * (len(strange) > MOST_PROBLEMS)
     run = _build(RunConfig, values, origins, problems)
     config = None if method is None else _build(method.Config, values, origins, problems)
     if problems:

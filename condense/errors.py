@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 
 class CondenseError(ValueError):
-    """Base of every error that a user's input can cause."""
+    """Base of every error that a user's input or machine can cause."""
 
     exit_code = 2
 
@@ -49,6 +49,12 @@ class LostRank(RankError):  # noqa: N818 (a finding)
 
 class UnitError(CondenseError):
     """Units of work that failed in processes of their own, each for its own reason."""
+
+    exit_code = 1
+
+
+class DiskError(CondenseError):
+    """A file that the system does not let be written: no room, no right, a failing disk."""
 
     exit_code = 1
 

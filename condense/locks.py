@@ -7,10 +7,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from condense.errors import RunError
+from condense.files import open_in_place
 
 logger = logging.getLogger("condense")
 
@@ -18,7 +19,7 @@ PATIENCE = 0.5
 """Seconds between two looks at a lock that is waited for."""
 
 
-def lock(path: Path, wait: Callable[[], None] | None = None) -> IO[str]:
+def lock(path: Path, wait: Callable[[], None] | None = None) -> FileIO:
     """Take the lock file `path` and write this process and machine into it; closing the returned file frees it.
 
     The lock is the system's (flock), so it ends with the process, however that ends; a file left behind locks nothing.
@@ -27,10 +28,10 @@ def lock(path: Path, wait: Callable[[], None] | None = None) -> IO[str]:
     """
     told = False
     try:
-        file = path.open("a+")
+        file = open_in_place(path, "a+b")
         while not _taken(file):
             file.seek(0)
-            holder = file.read() or "another process"
+            holder = file.read().decode(errors="replace") or "another process"
             if wait is None:
                 file.close()
                 raise RunError(f"{path.parent} is in use by {holder}. Wait until it ends, or stop it, then try again.")
@@ -39,11 +40,12 @@ def lock(path: Path, wait: Callable[[], None] | None = None) -> IO[str]:
                 told = True
             wait()
             time.sleep(PATIENCE)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
     except OSError as error:
-        raise RunError(f"cannot lock {path.parent}: {error.strerror}.") from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
+        raise RunError(
+            f"cannot lock {path.parent}: {error.strerror} ({path}). Mend that, or choose another folder."
+        ) from None
     return file
 
 
@@ -61,7 +63,7 @@ def turn(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _taken(file: IO[str]) -> bool:
+def _taken(file: FileIO) -> bool:
     """True once this process has the lock, which it tries to take."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from condense.data import Inputs, RealData, fit_preprocessing, load_dataset
 from condense.errors import ConfigError, DataError
 from condense.evaluation import NO_VALIDATION, load_protocol, load_protocols
 from condense.experts import ExpertPlan, Stream, TrajectoryStore, rank_by_difficulty, train_expert
-from condense.files import write_atomic
+from condense.files import make_folder, write_atomic
 from condense.loading import load_lazy_torch
 from condense.locks import lock
 from condense.methods import METHODS, DecoupledConfig, ExpertConfig, MethodConfig, Need, Problem, TeacherConfig
@@ -45,6 +46,7 @@ from condense.runs import ProgressDisplay, StopFlag, progress, stop_signals
 from condense.scale import RESULT, Executor, Shared, Unit, finish
 from condense.teachers import SqueezePlan, Teacher, held_out_accuracy, squeeze
 
+logger = logging.getLogger("condense")
 T = TypeVar("T")
 NUMERICS = 1
 """Raised when a change of the code changes the bits of an expert, a teacher or an evaluation: what is kept is stale."""
@@ -427,16 +429,19 @@ def missing_experts(resolved: Resolved, problem: Problem) -> list[int]:
 def experts(resolved: Resolved, problem: Problem, stop: StopFlag, executor: Executor | None = None) -> TrajectoryStore:
     """The run's trajectory store, complete: the experts it lacks are trained first, in this process or by the executor.
 
-    A stop is obeyed between two epochs; the expert it interrupts is trained again next time, to the same bits. While
-    another process trains experts of this store, this one waits for it. Raises UnitError for experts that failed in
-    processes of their own, once the others are there.
+    A stop is obeyed between two epochs; the expert it interrupts is trained again next time, to the same bits. So is
+    one that is damaged. While another process trains experts of this store, this one waits for it. Raises UnitError for
+    experts that failed in processes of their own, once the others are there.
     """
     method = resolved.method
     assert isinstance(method, ExpertConfig)
     store = open_store(resolved, problem)
-    if store.missing(method.num_experts):
+    if store.missing(method.num_experts) or store.damaged(method.num_experts):
         with lock(store.path / "lock", wait=stop.check):
             store = open_store(resolved, problem)  # as another process may just have left it
+            if damaged := store.damaged(method.num_experts):
+                logger.warning("%s: experts %s are damaged and are trained again", store.path, damaged)
+                store.forget(damaged)
             if store.missing(method.num_experts):
                 _train_missing(store, resolved, problem, stop, executor)
     return store
@@ -496,7 +501,7 @@ def train_apart(
     problem, method = build_problem(resolved.run, data), resolved.method
     assert isinstance(method, ExpertConfig)
     plan = method.expert_plan(resolved.run.dsa).model_copy(update={"epochs": epochs})
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with lock(folder / "lock"), stop_signals() as stop:
         if plan.curriculum and ranking is None:
             ranking = open_store(resolved, problem).ranking(lambda: _rank(problem, plan, stop))
@@ -538,7 +543,7 @@ def _once(file: Path, look: Callable[[], T | None], make: Callable[[], T], stop:
     """What `look` finds in the cache, at `file`; else `make` puts it there, in one process while the others wait."""
     if (found := look()) is not None:
         return found
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     with lock(file.with_suffix(".lock"), wait=stop.check):
         found = look()  # as another process may just have left it
         return make() if found is None else found
@@ -626,7 +631,7 @@ def teach_apart(folder: Path, shared: RealData | None, *, values: dict[str, Any]
     resolved = read_resolved(values, "the command that started this")
     problem = build_problem(resolved.run, shared or load_run_data(resolved))
     plan, index = pool_plans(resolved, problem.data)[place]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with lock(folder / "lock"), stop_signals() as stop:
         write_atomic(folder / TEACHER, _saved(*(yield from _squeezed(problem, plan, index, stop))))
         write_atomic(folder / RESULT, json.dumps({"network": plan.network, "number": index}).encode())

@@ -15,6 +15,7 @@ from condense.errors import ConfigError, DataError
 from condense.evaluation import TestSet as HeldOut
 from condense.evaluation import TrainingSet, evaluate, load_protocol
 from condense.rng import generator
+from condense.text import seal
 
 CLASSES = 3
 
@@ -105,7 +106,7 @@ def test_a_protocol_that_chooses_needs_a_validation_split(artifact):
     manifest = artifact / "manifest.json"
     content = json.loads(manifest.read_text(encoding="utf-8"))
     content["config"]["validation"] = 0.0
-    manifest.write_text(json.dumps(content), encoding="utf-8")
+    manifest.write_bytes(seal(content, indent=2))
     with pytest.raises(ConfigError, match="protocol 'fair' chooses the learning rate on a validation split"):
         condense.evaluate(artifact, protocol="fair")
     assert len(condense.evaluate(artifact)) == 1

@@ -26,6 +26,7 @@ from condense.errors import NumericsError
 from condense.evaluation import load_protocol, protocols
 from condense.methods import METHODS
 from condense.runs import Stopped
+from condense.text import seal
 
 NETWORK = "convnet:width=4"
 CANONICAL = "convnet:width=4,depth=2,norm=instance,pooling=avg,activation=relu"
@@ -561,7 +562,7 @@ def test_eval_refuses_other_data(artifact, here, capsys):
     manifest = artifact / "manifest.json"
     content = json.loads(manifest.read_text(encoding="utf-8"))
     content["config"]["dataset"] = "npz:a.npz"
-    manifest.write_text(json.dumps(content), encoding="utf-8")
+    manifest.write_bytes(seal(content, indent=2))
     assert call("eval", artifact) == 3
     assert "was made from another npz:a.npz" in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ from condense.artifact import read_manifest
 from condense.costs import NOTHING, Cost, Meter
 from condense.methods.dm import DM
 from condense.runs import Stopped
+from condense.text import seal
 
 SETTINGS = {
     "network": "convnet:width=4,depth=2",
@@ -99,5 +100,5 @@ def test_a_set_without_costs_has_none(tmp_path):
     manifest = result.artifact / "manifest.json"
     content = json.loads(manifest.read_text())
     del content["making"]
-    manifest.write_text(json.dumps(content))
+    manifest.write_bytes(seal(content, indent=2))
     assert api.resume(result.run).making == {}

@@ -16,6 +16,7 @@ from condense.evaluation.scores import ars, lrs
 from condense.methods import METHODS
 from condense.robustness import AUGMENTATIONS, Robustness, Row, under
 from condense.synthetic import DistilledSet
+from condense.text import seal
 
 # the numbers, from evaluations made up
 
@@ -235,7 +236,7 @@ def test_more_images_than_a_class_has_are_refused(artifact, trained):
     manifest = artifact / "manifest.json"
     content = json.loads(manifest.read_text(encoding="utf-8"))
     content["method"]["ipc"] = 500
-    manifest.write_text(json.dumps(content), encoding="utf-8")
+    manifest.write_bytes(seal(content, indent=2))
     with pytest.raises(ValueError, match="ipc = 500: class '8' of digits has only 125 training images"):
         api.evaluate_robustness(artifact, protocol="quick")
     assert not trained

@@ -16,7 +16,7 @@ from condense.artifact.load import Artifact
 from condense.artifact.preview import to_picture
 from condense.artifact.tensors import class_of
 from condense.errors import ConfigError, unknown
-from condense.files import atomic
+from condense.files import make_folder, write_atomic
 
 LABELS_CSV = "labels.csv"
 
@@ -29,7 +29,8 @@ def export(artifact: Artifact, out: Path, format: str) -> str:
     ImageFolder reads it), `parquet` (Hugging Face image layout; needs the extra `parquet`). None holds a label store.
     docs/format.md lists the names inside.
 
-    Raises ConfigError for an unknown format, an existing `out`, a missing extra, or images that the format cannot hold.
+    Raises ConfigError for an unknown format, an existing `out`, a missing extra, or images that the format cannot hold;
+    DiskError if it cannot be written.
     """
     if format not in FORMATS:
         raise ConfigError(unknown("export format", format, FORMATS))
@@ -44,9 +45,9 @@ def export(artifact: Artifact, out: Path, format: str) -> str:
     else:
         if out.is_dir():
             raise ConfigError(f"{out} is a folder, and {format} is one file; give its name.")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(out) as temporary:
-            _FILES[format](artifact, temporary)
+        content = _FILES[format](artifact)
+        make_folder(out.parent)
+        write_atomic(out, content)
     left = "" if artifact.store is None else ". Its label store stays behind"
     if format in EXACT:
         return f"{len(artifact)} images, exact, in {out}{left}"
@@ -63,20 +64,22 @@ def _arrays(artifact: Artifact) -> dict[str, Tensor]:
     return {"images": artifact.images, "labels": artifact.labels, **fitted}
 
 
-def _pt(artifact: Artifact, path: Path) -> None:
+def _pt(artifact: Artifact) -> bytes:
     manifest = json.loads(artifact.manifest.to_json())  # plain types only, so that weights_only=True can read it
     facts = {"classes": list(artifact.classes), "lr": artifact.lr, "manifest": manifest}
-    with path.open("wb") as file:  # given a path, torch refuses some names
-        torch.save({**_arrays(artifact), **facts}, file)
+    buffer = BytesIO()  # not a file: of a full disk torch and the others would say something else
+    torch.save({**_arrays(artifact), **facts}, buffer)
+    return buffer.getvalue()
 
 
-def _npz(artifact: Artifact, path: Path) -> None:
+def _npz(artifact: Artifact) -> bytes:
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in _arrays(artifact).items()}
     arrays["classes"] = np.array(artifact.classes)
     if artifact.lr is not None:
         arrays["lr"] = np.array(artifact.lr)
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
+    buffer = BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def _pictures(artifact: Artifact) -> list[tuple[int, int, bytes]]:
@@ -116,7 +119,7 @@ def _folder(artifact: Artifact, path: Path) -> None:
         (path / _class_name(artifact, index) / f"{number:04d}.png").write_bytes(picture)
 
 
-def _parquet(artifact: Artifact, path: Path) -> None:
+def _parquet(artifact: Artifact) -> bytes:
     try:
         import pyarrow as pa
         import pyarrow.parquet
@@ -142,11 +145,12 @@ def _parquet(artifact: Artifact, path: Path) -> None:
         # "Sequence" is read by every release of `datasets`; its newer name "List" only from version 4 on.
         features["soft_label"] = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
     table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    pyarrow.parquet.write_table(table, path)
+    buffer = BytesIO()
+    pyarrow.parquet.write_table(table, buffer)
+    return buffer.getvalue()
 
 
-Writer = Callable[[Artifact, Path], None]
-_FILES: dict[str, Writer] = {"pt": _pt, "npz": _npz, "parquet": _parquet}
-_FOLDERS: dict[str, Writer] = {"png": _png, "folder": _folder}
+_FILES: dict[str, Callable[[Artifact], bytes]] = {"pt": _pt, "npz": _npz, "parquet": _parquet}
+_FOLDERS: dict[str, Callable[[Artifact, Path], None]] = {"png": _png, "folder": _folder}
 EXACT = frozenset({"pt", "npz"})
 FORMATS = (*_FILES, *_FOLDERS)

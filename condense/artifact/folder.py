@@ -1,13 +1,11 @@
 """A folder that appears complete or not at all."""
 
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from condense.errors import ConfigError
-from condense.files import TEMPORARY, fsync_dir
+from condense.files import atomic_folder
 
 
 def refuse_existing(path: Path) -> None:
@@ -18,19 +16,7 @@ def refuse_existing(path: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that becomes `path` when the block ends, and is deleted if the block raises.
-
-    What the block writes is its own to sync. Raises ConfigError if `path` is there already.
-    """
+    """As `atomic_folder`. Raises ConfigError if `path` is there already."""
     refuse_existing(path)
-    path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
-    work.mkdir()
-    try:
+    with atomic_folder(path.absolute()) as work:
         yield work
-        work.rename(path)  # takes the place of an empty folder, never of a full one
-    except BaseException:
-        shutil.rmtree(work)
-        raise
-    fsync_dir(path.parent)

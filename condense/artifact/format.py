@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     JsonValue,
     PositiveFloat,
@@ -19,10 +20,13 @@ from pydantic import (
 from condense.data.preprocess import Kind
 from condense.errors import ArtifactError
 from condense.synthetic import MOST_COMPENSATORS, StoreKind
+from condense.text import MOST_JSON, is_whole, parse_json, seal
 
 FORMAT: Final = "condense-distilled-set"
-VERSION: Final = 3
-READABLE = (1, 2, 3)
+VERSION: Final = 4
+READABLE = (1, 2, 3, 4)
+SEALED = 4
+"""The first version whose manifests have a seal."""
 MANIFEST = "manifest.json"
 DATA = "data.safetensors"
 STORE = "labels.safetensors"
@@ -131,7 +135,7 @@ class EvaluationRecord(_Record):
     n: PositiveInt
     mean: float
     ci95: float | None
-    values: tuple[float, ...]
+    values: Annotated[tuple[float, ...], FailFast()]
 
 
 class CostRecord(_Record):
@@ -153,14 +157,15 @@ class Manifest(_Record):
 
     `store` is None where there is none, as in sets of versions 1 and 2. `making` is what each part of making the set
     took, None where that is not known; `numerics` what decided its bits beside `config` (`condense.numerics`), more
-    than once where its run went on elsewhere. Sets of earlier versions have neither.
+    than once where its run went on elsewhere. Sets of earlier versions have neither. `seal` is the SHA-256 of the file
+    with zeros in its place (`condense.text`); None before it is written, and up to version 3.
     """
 
     format: Literal["condense-distilled-set"]
-    format_version: Literal[1, 2, 3]
+    format_version: Literal[1, 2, 3, 4]
     method: MethodRecord
     dataset: DatasetRecord
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: Annotated[tuple[str, ...], FailFast()] = Field(min_length=1)
     images: ImagesRecord
     labels: LabelsRecord
     store: StoreRecord | None = None
@@ -170,16 +175,17 @@ class Manifest(_Record):
     provenance: dict[str, str]
     making: dict[str, CostRecord | None] = Field(default_factory=dict)
     numerics: tuple[dict[str, str], ...] = ()
-    evaluations: tuple[EvaluationRecord, ...]
+    evaluations: Annotated[tuple[EvaluationRecord, ...], FailFast()]
     versions: dict[str, str]
     created: str
     payload: dict[str, Payload]
+    seal: str | None = None
 
     @field_validator("payload")
     @classmethod
     def _files(cls, payload: dict[str, Payload], info: ValidationInfo) -> dict[str, Payload]:
         for name in payload:
-            if name in ("", ".", "..", MANIFEST) or any(character in name for character in "/\\:\0"):
+            if name in ("", ".", "..", MANIFEST) or len(name) > 100 or any(letter in name for letter in "/\\:\0"):
                 raise ValueError(f"{name!r} is not the plain name of a file beside the manifest")
         if DATA not in payload:
             raise ValueError(f"{DATA} is not listed")
@@ -188,23 +194,38 @@ class Manifest(_Record):
         return payload
 
     def to_json(self) -> bytes:
-        """UTF-8 JSON. Raises ValueError for NaN or infinity, which JSON does not have."""
-        return json.dumps(self.model_dump(), indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        """UTF-8 JSON, sealed from version 4 on. Raises ValueError for NaN or infinity, which JSON does not have."""
+        content = self.model_dump(exclude={"seal"})
+        if self.format_version >= SEALED:
+            return seal(content, indent=2)
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def parse_manifest(text: bytes, path: Path) -> Manifest:
-    """The manifest in `text`, read from `path`. Raises ArtifactError: not JSON, unknown format or version, bad key."""
+    """The manifest in `text`, read from `path`.
+
+    Raises ArtifactError: too large, not JSON, a key that is there twice, unknown format or version, changed since it
+    was written, bad key.
+    """
+    if len(text) > MOST_JSON:
+        raise ArtifactError(f"{path}: {len(text)} bytes; a manifest has at most {MOST_JSON}.")
     try:
-        head = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        head = parse_json(text)
+    except ValueError as error:
         raise ArtifactError(f"{path}: not JSON ({error}). The file is damaged; copy the set again.") from None
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise ArtifactError(f"{path}: not a distilled set of condense: the key format is not {FORMAT!r}.")
-    if head.get("format_version") not in READABLE:
+    version, stamp = head.get("format_version"), head.get("seal")
+    if stamp is not None and not (isinstance(stamp, str) and is_whole(text, stamp)):
+        raise ArtifactError(f"{path}: changed since it was written: its seal is that of another text. Copy it again.")
+    if version not in READABLE:
         raise ArtifactError(
-            f"{path}: format version {head.get('format_version')!r}, but this release reads versions up to {VERSION}. "
+            f"{path}: format version {version!r}, but this release reads versions up to {VERSION}. "
             "Read it with the release of condense that wrote it, or a newer one."
         )
+    if stamp is None and version >= SEALED:
+        raise ArtifactError(f"{path}: no seal, which sets of version {SEALED} on have. Copy the set again.")
+    del head
     try:
         return Manifest.model_validate_json(text, strict=True)
     except ValidationError as error:

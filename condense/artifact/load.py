@@ -15,9 +15,10 @@ from condense.artifact.tensors import COMPENSATORS, check_store, check_tensors
 from condense.data.preprocess import Preprocessing
 from condense.errors import ArtifactError, ConfigError
 from condense.synthetic import DistilledSet, LabelStore
+from condense.text import MOST_JSON, parse_json, read_text
 
-MAX_MANIFEST = 64 * 2**20
-"""The largest manifest that is read, in bytes: nobody writes one by accident, and parsing costs memory."""
+MOST_HEADER = 2**16
+"""The largest header of a file of tensors, in bytes: a tensor without numbers takes none in the file, and some here."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -125,6 +126,10 @@ def load_artifact(folder: Path | str) -> Artifact:
 
 def _tensors(content: bytes, path: Path) -> dict[str, Tensor]:
     try:
+        size = int.from_bytes(content[:8], "little")
+        if size > MOST_HEADER:
+            raise ValueError(f"a header of {size} bytes, and {MOST_HEADER} are enough")
+        parse_json(content[8 : 8 + size])  # the library takes a tensor that is there twice
         tensors: dict[str, Tensor] = safetensors.torch.load(content)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{path}: not a safetensors file ({error}).") from None
@@ -143,20 +148,26 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise ArtifactError(f"{path}: missing. The folder is not a distilled set, or was not copied completely.")
-    if path.stat().st_size > MAX_MANIFEST:
-        raise ArtifactError(f"{path}: {path.stat().st_size} bytes; a manifest has at most {MAX_MANIFEST}.")
-    return parse_manifest(path.read_bytes(), path)
+    try:
+        text = read_text(path, MOST_JSON)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}). Copy the set again.") from None
+    return parse_manifest(text, path)
 
 
 def _read_payload(path: Path, payload: Payload) -> bytes:
     """All bytes of a file, read once, so that what was checked is what is used."""
-    if not path.is_file():  # links are followed (download caches consist of them); pipes and devices are not files
-        raise ArtifactError(f"{path}: missing, though the manifest lists it. Copy the set again.")
-    size = path.stat().st_size
-    if size != payload.bytes:
-        what = "truncated" if size < payload.bytes else "too long"
-        raise ArtifactError(f"{path}: {what}: {size} bytes instead of {payload.bytes}. Copy the set again.")
-    content = path.read_bytes()
+    try:
+        if not path.is_file():  # links are followed (download caches consist of them); pipes and devices are not files
+            raise ArtifactError(f"{path}: missing, though the manifest lists it. Copy the set again.")
+        size = path.stat().st_size
+        if size != payload.bytes:
+            what = "truncated" if size < payload.bytes else "too long"
+            raise ArtifactError(f"{path}: {what}: {size} bytes instead of {payload.bytes}. Copy the set again.")
+        with path.open("rb") as file:
+            content = file.read(size)  # no more: a link may lead to a file of the system that has no end
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}). Copy the set again.") from None
     if hashlib.sha256(content).hexdigest() != payload.sha256:
         raise ArtifactError(f"{path}: the SHA-256 is not that of the manifest: the content has changed. Copy it again.")
     return content

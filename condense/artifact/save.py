@@ -37,6 +37,7 @@ from condense.artifact.format import (
     Payload,
     PreprocessingRecord,
     StoreRecord,
+    parse_manifest,
 )
 from condense.artifact.load import read_manifest
 from condense.artifact.preview import draw_preview
@@ -174,8 +175,11 @@ def _change(folder: Path, change: Callable[[Manifest], dict[str, Any]]) -> Manif
     with turn(folder):
         before = read_manifest(folder)
         after = before.model_copy(update=change(before))
-        if after != before:
-            write_atomic(folder / MANIFEST, after.to_json())
+        if after == before:
+            return before
+        text = after.to_json()
+        after = parse_manifest(text, folder / MANIFEST)
+        write_atomic(folder / MANIFEST, text)
     return after
 
 

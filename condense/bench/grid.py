@@ -1,7 +1,7 @@
 """The grid of a bench: which cells there are, and the configuration of each."""
 
-import tomllib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -9,16 +9,18 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from condense.config import Layer, Resolved, RunConfig, check_baseline, resolve
+from condense.config import MOST_PROBLEMS, Layer, Resolved, RunConfig, check_baseline, resolve
 from condense.data import RealData, load_dataset
 from condense.errors import CondenseError, ConfigError, DataError, unknown
 from condense.methods import METHODS, get_method
 from condense.provide import check_run
 from condense.runs import create_trackers, run_name
+from condense.text import MOST_TOML, parse_toml, read_text
 
 RANDOM = "random"
 """The baseline whose cells also hold the full data."""
 BASELINES = tuple(name for name in (RANDOM, "herding", "kmeans", "kcenter", "random_soft") if name in METHODS)
+MOST_CELLS = 10_000
 LISTS = {
     "method": "methods",
     "ipc": "ipc",
@@ -110,7 +112,7 @@ class Grid(BaseModel):
 def read_grid(path: Path) -> Grid:
     """The grid in a TOML file. Raises ConfigError, with every problem that can be seen without looking at a run."""
     try:
-        written = tomllib.loads(path.read_text(encoding="utf-8"))
+        written = parse_toml(read_text(path, MOST_TOML))
     except OSError as error:
         raise ConfigError(f"grid {path}: {error.strerror}. Give the path of a TOML file") from error
     except ValueError as error:
@@ -118,7 +120,7 @@ def read_grid(path: Path) -> Grid:
     try:
         grid = Grid.model_validate(written)
     except ValidationError as error:
-        problems = [_problem(found) for found in error.errors()]
+        problems = [_problem(found) for found in error.errors()[:MOST_PROBLEMS]]
     else:
         problems = list(_structure(grid))
     if problems:
@@ -140,8 +142,11 @@ def _problem(error: Any) -> str:
 def _structure(grid: Grid) -> Iterator[str]:
     """What is wrong with the grid itself."""
     for key in ("methods", "ipc", "datasets", "seeds", "networks", "baselines"):
-        values = getattr(grid, key)
-        yield from (f"{key} has {value!r} more than once" for value in dict.fromkeys(values) if values.count(value) > 1)
+        yield from (f"{key} has {value!r} more than once" for value in _twice(getattr(grid, key)))
+    count = len(grid.labels) * len(grid.ipc) * len(grid.datasets) * len(grid.seeds)
+    if count > MOST_CELLS:
+        yield f"{count} cells; {MOST_CELLS} are the most. Make several benches of it"
+        return
     for label, table in grid.method.items():
         if label not in grid.labels:
             yield f"[method.{label}] is used by no cell: {unknown('method', label, grid.labels)}"
@@ -159,9 +164,12 @@ def _structure(grid: Grid) -> Iterator[str]:
     known = RunConfig.model_fields.keys() - LISTS.keys()
     for key in sorted(grid.set.keys() - LISTS.keys() - known):
         yield f"[set]: {unknown('key of every run', key, known)} Those of one method go to [method.NAME]"
-    names = [cell.name for cell in grid.cells()]
-    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+    for name in _twice([cell.name for cell in grid.cells()]):
         yield f"two cells would be called {name}: rename one of the files or folders"
+
+
+def _twice(values: Sequence[Any]) -> list[Any]:
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def _owned(table: str, keys: Any) -> Iterator[str]:

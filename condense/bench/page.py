@@ -25,7 +25,7 @@ from condense.bench.tables import (
 from condense.comparison import FULL_DATA
 from condense.costs import size
 from condense.evaluation import load_protocols
-from condense.files import write_atomic
+from condense.files import make_folder, write_atomic
 from condense.methods import METHODS
 
 PAGE = "index.html"
@@ -44,7 +44,7 @@ def write_report(bench: Path, out: Path | None = None) -> Path:
     tables = make_tables(results)
     content = files.table_files(results, tables) | {PAGE: render(results, tables)}
     folder = results.folder.report if out is None else out
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, text in content.items():
         write_atomic(folder / name, text.encode())
     return folder / PAGE

@@ -16,7 +16,7 @@ from condense.config import Layer, Resolved, read_resolved, resolve
 from condense.data import RealData
 from condense.errors import ConfigError
 from condense.evaluation import percent
-from condense.files import write_atomic
+from condense.files import make_folder, write_atomic
 from condense.locks import lock
 from condense.machine import describe
 from condense.provide import digest, load_run_data
@@ -48,7 +48,7 @@ def run_bench(grid_path: Path, out: Path, executor: Executor | None = None) -> l
     folder = BenchFolder(out)
     _refuse_contradictions(folder, resolved)
     with executor or Local() as executor:
-        folder.cells.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.cells)
         with lock(out / "lock"):
             record = _record(folder, grid_path, grid.threads, executor)
             folder.write_record(record)

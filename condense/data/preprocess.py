@@ -14,7 +14,7 @@ from torch import Tensor
 from condense.data.raw import fingerprint
 from condense.data.types import RealData
 from condense.errors import ConfigError, DataError, unknown
-from condense.files import write_atomic
+from condense.files import make_folder, write_atomic
 from condense.loading import undisturbed
 
 Kind = Literal["mean_std", "zca"]
@@ -107,7 +107,7 @@ def fit_preprocessing(kind: str, data: RealData, cache: Path | None) -> Preproce
 
     `cache` is the cache folder (`condense.cache.cache_dir()`): the fit is kept in its preprocessing/, under the hash
     of all that decides it, and a damaged file is fitted anew. None keeps nothing.
-    Raises ConfigError for an unknown kind, DataError if the cache cannot be written to.
+    Raises ConfigError for an unknown kind, DiskError if the cache cannot be written to.
     """
     checked = check_kind(kind)
     images = data.train.images.cpu()
@@ -164,11 +164,5 @@ def _read(kind: Kind, file: Path) -> Preprocessing | None:
 
 
 def _write(fit: Preprocessing, file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, save({k: v.contiguous() for k, v in fit.values.items()}, metadata={"sha256": fit.sha256}))
-    except OSError as error:
-        raise DataError(
-            f"cannot keep the preprocessing in {file} ({error}). Set the environment variable CONDENSE_CACHE to a "
-            "folder that can be written to."
-        ) from error
+    make_folder(file.parent)
+    write_atomic(file, save({k: v.contiguous() for k, v in fit.values.items()}, metadata={"sha256": fit.sha256}))

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -36,7 +36,16 @@ def _known(spec: str) -> str:
 
 
 NetworkSpec = Annotated[str, AfterValidator(_known)]
-Names = BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
+MOST_NAMES = 100
+
+
+def _names(value: Any) -> Any:
+    if isinstance(value, list | tuple) and len(value) > MOST_NAMES:
+        raise ConfigError(f"a list of {len(value)} names; {MOST_NAMES} are the most")
+    return (value,) if isinstance(value, str) else value
+
+
+Names = BeforeValidator(_names)
 """One name is a list of one."""
 BATCH = 1024
 """Images that are judged or embedded at a time, where nothing is learned."""

@@ -10,11 +10,10 @@ lock                             names the process that is in the folder
 """
 
 import json
-import tomllib
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from condense.runs import checkpoint
 from condense.runs.checkpoint import Checkpoint
 from condense.runs.config_file import fingerprint, origins, to_toml
 from condense.runs.metrics import MetricsLog, NoLog
+from condense.text import MOST_TOML, parse_toml, read_text
 
 
 def run_name(dataset: str, method: str, ipc: int, seed: int) -> str:
@@ -38,15 +38,17 @@ def read_config(run: Path) -> dict[str, object]:
     """The values in a run's config.toml; a key that was None is missing. Raises RunError if it is not TOML."""
     path = run / "config.toml"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        if not path.is_file():
+            raise ValueError("not a file")
+        return parse_toml(read_text(path, MOST_TOML))
+    except (OSError, ValueError) as error:
         raise RunError(f"{path} is not valid TOML: {error}. Undo the changes to it, or start a new run.") from None
 
 
 class RunFolder:
     """A locked run folder, made by `create` or `open`; leaving its `with` block, or `close`, frees the lock."""
 
-    def __init__(self, path: Path, lock_file: IO[str]) -> None:
+    def __init__(self, path: Path, lock_file: FileIO) -> None:
         self.path = path
         self._lock_file = lock_file
         self._fingerprint: str | None = None

@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 
-from condense.files import write_atomic
+from condense.files import open_in_place, write_atomic, writing
 
 
 class MetricsLog:
@@ -19,7 +19,7 @@ class MetricsLog:
     key in which a resumed run differs from an uninterrupted one. A value that is not finite is written as null.
 
     `start` is the number of completed iterations that the run goes on from: lines of later iterations, and a last line
-    that was cut off, are dropped, so that no iteration is there twice.
+    that was cut off, are dropped, so that no iteration is there twice. Raises DiskError where it cannot be written.
     """
 
     def __init__(self, path: Path, start: int = 0) -> None:
@@ -29,7 +29,9 @@ class MetricsLog:
             kept = b"".join(lines)
             if kept != old:
                 write_atomic(path, kept)
-        self._file = path.open("a", buffering=1, encoding="utf-8")
+        self._path = path
+        with writing(path):
+            self._file = open_in_place(path, "ab")
         self._last = time.perf_counter()
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
@@ -38,11 +40,15 @@ class MetricsLog:
         line = {"iteration": iteration, **metrics, "seconds": round(now - self._last, 6)}
         self._last = now
         finite = {key: value if math.isfinite(value) else None for key, value in line.items()}
-        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+        text = json.dumps(finite, allow_nan=False).encode() + b"\n"
+        with writing(self._path):
+            while text:
+                text = text[self._file.write(text) :]
 
     def sync(self) -> None:
         """Make the lines so far survive a power cut; call before a checkpoint, which is to find them on resume."""
-        os.fsync(self._file.fileno())
+        with writing(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

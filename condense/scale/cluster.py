@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from condense.errors import CondenseError, ConfigError, NumericsError, RunError
-from condense.files import TEMPORARY, write_atomic
+from condense.files import TEMPORARY, make_folder, write_atomic
 from condense.locks import lock
 from condense.machine import describe
 from condense.processes import settle_process
@@ -247,18 +247,17 @@ def _files(folder: Path) -> list[Path]:
 
 def _keep(unit: Unit, ended: _Ended, seconds: float) -> Event:
     """Write what came of a unit, its RESULT last. What an earlier, unfinished attempt left gives way."""
-    unit.folder.parent.mkdir(parents=True, exist_ok=True)
-    with unit.log.open("a", encoding="utf-8") as log:
-        log.write(ended.said)
+    with unit.open_log() as log:
+        log.write(ended.said.encode())
     if ended.error is not None:
         return unit.failed(ended.error, ended.said)
     if unit.folder.exists():
         shutil.rmtree(unit.folder)
-    unit.folder.mkdir()
+    make_folder(unit.folder)
     with lock(unit.folder / "lock"):
         for path in sorted(ended.files, key=lambda path: path == RESULT):
             target = unit.folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             write_atomic(target, ended.files[path])
     return Done(unit, seconds, ended.machine)
 

@@ -120,10 +120,9 @@ class _Queue:
 
     def _launch(self, unit: Unit) -> _Child:
         unit.error.unlink(missing_ok=True)
-        unit.log.parent.mkdir(parents=True, exist_ok=True)
         read, write = os.pipe()
         os.set_blocking(read, False)
-        with unit.log.open("ab") as log, TemporaryFile() as message:
+        with unit.open_log() as log, TemporaryFile() as message:
             start = log.tell()
             message.write(json.dumps({"work": unit.work_name, "arguments": unit.arguments, "progress": write}).encode())
             message.seek(0)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from condense.errors import RunError
-from condense.files import write_atomic
+from condense.files import make_folder, open_in_place, write_atomic, writing
 from condense.locks import lock
 from condense.runs import StopFlag
 
@@ -47,6 +48,12 @@ class Unit:
     def log(self) -> Path:
         """What it said."""
         return self.folder.with_name(f"{self.folder.name}.log")
+
+    def open_log(self) -> FileIO:
+        """The same, to be added to."""
+        make_folder(self.log.parent)
+        with writing(self.log):
+            return open_in_place(self.log, "ab")
 
     @property
     def error(self) -> Path:

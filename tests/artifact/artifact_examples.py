@@ -1,5 +1,7 @@
 """Small synthetic sets, and the artifacts made from them."""
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,13 @@ def with_compensators(*, soft: bool = False, store: bool = False) -> Example:
     if store:
         distilled = replace(distilled, store=with_store(factor=2).distilled.store)
     return replace(made, distilled=distilled)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """The manifest of a set, with a new seal where it has one: the SHA-256 of the file with zeros in its place."""
+    text = json.dumps(manifest | ({"seal": "0" * 64} if "seal" in manifest else {}))
+    text = text.replace('"seal": "' + "0" * 64, '"seal": "' + hashlib.sha256(text.encode()).hexdigest())
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
 
 
 def save(folder: Path, made: Example, **changes: Any) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from artifact_examples import example, save, with_compensators, with_store
+from artifact_examples import example, save, with_compensators, with_store, write_manifest
 from torch import Tensor
 
 from condense.artifact import load_artifact, verify
@@ -26,7 +26,7 @@ def edit_manifest(change: Callable[[dict[str, Any]], Any]) -> Damage:
         path = folder / "manifest.json"
         manifest = json.loads(path.read_text(encoding="utf-8"))
         change(manifest)
-        path.write_text(json.dumps(manifest), encoding="utf-8")
+        write_manifest(folder, manifest)
 
     return damage
 
@@ -111,9 +111,9 @@ HARD: dict[str, tuple[Damage, str]] = {
     "manifest not UTF-8": (set_bytes("manifest.json", b'{"\xff": 1}'), "not JSON"),
     "manifest too deep": (set_bytes("manifest.json", b"[" * 200_000), "not JSON"),
     "manifest is a list": (set_bytes("manifest.json", b"[]"), "not a distilled set of condense"),
-    "manifest too large": (oversized, "a manifest has at most 67108864"),
+    "manifest too large": (oversized, "larger than 1048576 bytes"),
     "another format": (edit_manifest(lambda m: m.update(format="other")), "not a distilled set of condense"),
-    "newer version": (edit_manifest(lambda m: m.update(format_version=4)), "format version 4, but .* up to 3"),
+    "newer version": (edit_manifest(lambda m: m.update(format_version=5)), "format version 5, but .* up to 4"),
     "factor 0": (edit_manifest(lambda m: m["images"].update(factor=0)), "images.factor"),
     "a huge factor": (edit_manifest(lambda m: m["images"].update(factor=9)), "images.factor"),
     "more cells than pixels": (edit_manifest(lambda m: m["images"].update(factor=5)), "factor 5 .* cells"),
@@ -122,7 +122,7 @@ HARD: dict[str, tuple[Damage, str]] = {
     "missing inner key": (edit_manifest(lambda m: m["method"].pop("ipc")), r"key method\.ipc: Field required"),
     "wrong type": (edit_manifest(lambda m: m.update(lr="0.1")), "key lr: Input should be a valid number"),
     "lr not positive": (edit_manifest(lambda m: m.update(lr=-1.0)), "key lr: Input should be greater than 0"),
-    "lr not finite": (edit_manifest(lambda m: m.update(lr=float("nan"))), "key lr: Input should be a finite number"),
+    "lr not finite": (edit_manifest(lambda m: m.update(lr=float("nan"))), "not JSON .NaN is not a finite number"),
     "no classes": (edit_manifest(lambda m: m.update(classes=[])), "key classes: Tuple should have at least 1 item"),
     "unknown preprocessing": (
         edit_manifest(lambda m: m["preprocessing"].update(kind="pca")),

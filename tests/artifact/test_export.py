@@ -1,6 +1,7 @@
 """Exports are read back by other libraries: torch, numpy, Pillow, torchvision, pyarrow."""
 
 import csv
+import errno
 import io
 import json
 import sys
@@ -15,7 +16,7 @@ from PIL import Image
 
 from condense._torchvision import torchvision
 from condense.artifact import FORMATS, Artifact, export, load_artifact
-from condense.errors import ConfigError
+from condense.errors import ConfigError, DiskError
 
 CASES = [("mean_std", 3, False), ("zca", 1, False), ("mean_std", 1, True), ("zca", 3, True)]
 
@@ -196,12 +197,11 @@ def test_failed_export_leaves_nothing(artifact_folder: Path, tmp_path: Path, mon
     artifact = load_artifact(artifact_folder)
 
     def broken(*_: object, **__: object) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
-    monkeypatch.setattr(np, "savez", broken)
     monkeypatch.setattr(Path, "write_bytes", broken)
     for format in ("npz", "png", "folder"):
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(DiskError, match="out cannot be written: disk full. Make room"):
             export(artifact, tmp_path / "out", format)
     assert {path.name for path in tmp_path.iterdir()} == {"set"}
 

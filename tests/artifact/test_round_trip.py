@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from artifact_examples import CLASSES, RECORD, example, save, with_compensators, with_store
+from artifact_examples import CLASSES, RECORD, example, save, with_compensators, with_store, write_manifest
 from PIL import Image
 from torch.utils.data import DataLoader
 
 import condense.artifact.save as save_module
 from condense.artifact import add_evaluations, load_artifact, read_manifest, stored_bytes, verify
 from condense.cli.report import manifest_text
-from condense.errors import ArtifactError, ConfigError
+from condense.errors import ArtifactError, ConfigError, DiskError
 
 
 @pytest.mark.parametrize("kind", ["mean_std", "zca"])
@@ -115,19 +115,18 @@ def test_what_has_no_store_has_nothing_to_play_back(artifact_folder: Path) -> No
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_sets_of_earlier_versions_are_read(artifact_folder: Path, version: int) -> None:
-    path = artifact_folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest["store"], manifest["images"]["compensators"]
+    manifest = json.loads((artifact_folder / "manifest.json").read_text())
+    del manifest["store"], manifest["images"]["compensators"], manifest["seal"]
     if version == 1:
         del manifest["images"]["factor"], manifest["making"]
-    path.write_text(json.dumps(manifest | {"format_version": version}))
+    write_manifest(artifact_folder, manifest | {"format_version": version})
     artifact = load_artifact(artifact_folder)
     assert artifact.store is None and torch.equal(artifact.images, example().distilled.images)
 
 
 def test_manifest_says_what_the_set_is(artifact_folder: Path) -> None:
     manifest = json.loads((artifact_folder / "manifest.json").read_text(encoding="utf-8"))
-    assert (manifest["format"], manifest["format_version"]) == ("condense-distilled-set", 3)
+    assert (manifest["format"], manifest["format_version"]) == ("condense-distilled-set", 4)
     assert manifest["method"] == {"name": "ftd", "ipc": 2, "citation": "Du et al., 2023"}
     assert manifest["dataset"]["sha256"] == "ab" * 32
     assert manifest["images"]["shape"] == [6, 3, 4, 5] and manifest["labels"]["kind"] == "hard"
@@ -275,12 +274,13 @@ def test_add_evaluations_appends_and_keeps_the_rest(artifact_folder: Path) -> No
     path = artifact_folder / "manifest.json"
     raw = json.loads(path.read_text())
     raw["from_the_future"] = {"kept": [1, 2]}
-    path.write_text(json.dumps(raw))
+    write_manifest(artifact_folder, raw)
     new = {**RECORD, "network": "vgg11", "n": 1, "ci95": None, "values": [0.25], "mean": 0.25}
     manifest = add_evaluations(artifact_folder, [new])
     assert [record.network for record in manifest.evaluations] == ["convnet", "vgg11"]
     raw["evaluations"].append(new)
-    assert json.loads(path.read_text()) == raw
+    written = json.loads(path.read_text())
+    assert written.pop("seal") == manifest.seal != raw.pop("seal") and written == raw
     assert {file.name for file in artifact_folder.iterdir()} == {"manifest.json", "data.safetensors", "preview.png"}
     assert verify(artifact_folder) == manifest == read_manifest(artifact_folder)
 
@@ -292,7 +292,7 @@ def test_failed_append_leaves_the_manifest(artifact_folder: Path, monkeypatch: p
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", no_replace)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DiskError, match="disk full"):
         add_evaluations(artifact_folder, [RECORD])
     assert (artifact_folder / "manifest.json").read_bytes() == before
     assert len(list(artifact_folder.iterdir())) == 3

@@ -10,7 +10,7 @@ from kornia.enhance import ZCAWhitening
 
 from condense.cache import cache_dir
 from condense.data import PREPROCESSINGS, Preprocessing, RealData, Split, fit_preprocessing
-from condense.errors import ConfigError, DataError
+from condense.errors import ConfigError, DataError, DiskError
 
 EPS = 0.1
 
@@ -188,7 +188,7 @@ def test_damaged_cache_is_fitted_anew(tmp_path: Path, kind: str) -> None:
 
 def test_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=f"cannot keep the preprocessing in {tmp_path}/file/.*CONDENSE_CACHE"):
+    with pytest.raises(DiskError, match=rf"{tmp_path}/file/preprocessing cannot be written: .*CONDENSE_CACHE"):
         fit_preprocessing("mean_std", real_data(smooth_images()), tmp_path / "file")
 
 

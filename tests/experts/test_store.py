@@ -11,6 +11,7 @@ import torch
 from condense.errors import DataError
 from condense.experts import TrajectoryStore
 from condense.rng import generator
+from condense.text import seal
 
 IDENTITY = {"data_sha256": "ab" * 32, "network": "convnet:width=4", "lr": 0.01, "adaptive": True, "dsa": "none"}
 SNAPSHOTS, PARAMETERS = 3, 5
@@ -43,7 +44,7 @@ def holds(store, experts):
 
 def edit(path, **changes):
     manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps(manifest | changes))
+    (path / "manifest.json").write_bytes(seal(manifest | changes, indent=1))
 
 
 # round trip
@@ -159,6 +160,7 @@ def test_resuming_gives_the_file_of_an_uninterrupted_store(tmp_path):
         store.write(expert, trajectory(expert))
     arrays = [(tmp_path / name / "trajectories.bin").read_bytes() for name in ("whole", "cut")]
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("whole", "cut")]
+    assert all(manifest.pop("seal") for manifest in manifests)
     costs = [manifest.pop("costs") for manifest in manifests]  # the one thing that is measured
     assert arrays[0] == arrays[1] and manifests[0] == manifests[1] and costs[0].keys() == costs[1].keys()
 
@@ -194,8 +196,8 @@ def test_what_was_not_measured_is_not_known(tmp_path):
     assert open_store(tmp_path).cost(1, SNAPSHOTS) is not None
     assert open_store(tmp_path).cost(2, SNAPSHOTS) is None
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    del manifest["costs"]  # as an earlier version wrote it
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    del manifest["costs"], manifest["sha256"], manifest["seal"]  # as an earlier version wrote it
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"version": 1}))
     store = open_store(tmp_path)
     assert store.cost(1, SNAPSHOTS) is None
     store.write(2, trajectory(2))

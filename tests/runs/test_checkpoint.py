@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from condense.costs import Cost
-from condense.errors import RunError
+from condense.errors import DiskError, RunError
 from condense.runs import checkpoint
 from condense.runs.checkpoint import latest_checkpoint, save_checkpoint
 
@@ -99,7 +99,7 @@ def test_an_error_while_writing_leaves_the_older_one(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(DiskError, match=r"000010\.safetensors cannot be written: no space"):
         save_checkpoint(tmp_path, 10, state_of(10), "f")
     assert names(tmp_path) == ["000005.safetensors"]
     assert latest_checkpoint(tmp_path, "f")[0] == 5
@@ -112,6 +112,6 @@ def test_another_configuration_is_refused(tmp_path):
 
 
 def test_another_format_is_refused(tmp_path):
-    save_file(state_of(5), tmp_path / "000005.safetensors", {"format_version": "2"})
-    with pytest.raises(RunError, match="checkpoint format '2'"):
+    save_file(state_of(5), tmp_path / "000005.safetensors", {"format_version": "3"})
+    with pytest.raises(RunError, match="checkpoint format '3'"):
         latest_checkpoint(tmp_path, "f")
