@@ -39,7 +39,7 @@ EVALUATION = ["--networks", "--protocol", "--n", "--seed", "--dataset", "--data-
 FLAGS = {
     "run": [*CONFIGURATION, "--out", "--json"],
     "buffer": CONFIGURATION,
-    "resume": ["RUN", "--json"],
+    "resume": ["RUN", "--elsewhere", "--json"],
     "eval": ["ARTIFACT", *EVALUATION, "--robust", "--json"],
     "bench": ["GRID", "--out", "--jobs"],
     "report": ["BENCH", "--out"],
