@@ -41,7 +41,7 @@ EVALUATION = ["--networks", "--protocol", "--n", "--seed", "--dataset", "--data-
 FLAGS = {
     "run": [*CONFIGURATION, "--out", "--json"],
     "buffer": [*CONFIGURATION, *EXECUTOR],
-    "resume": ["RUN", "--json"],
+    "resume": ["RUN", "--elsewhere", "--json"],
     "eval": ["ARTIFACT", *EVALUATION, "--robust", *EXECUTOR, "--json"],
     "bench": ["GRID", "--out", *EXECUTOR],
     "report": ["BENCH", "--out"],

@@ -146,6 +146,20 @@ def test_a_later_command_keeps_the_threads_of_the_first(bench, monkeypatch, capl
     assert len(record.machines) == 1 and record.machines[0]["cores"] == str(cores())
 
 
+def test_a_grid_can_say_how_many_threads(bench, monkeypatch):
+    """So that the bits do not depend on the number of jobs; and not another number than the cells had."""
+    monkeypatch.setattr(runner, "cores", lambda: 6)
+    (bench.path / "story.json").write_text("{}", encoding="utf-8")
+    text = grid(bench.path.parent).read_text()
+    for jobs in (1, 2):
+        (bench.path.parent / "grid.toml").write_text(f"threads = 5\n{text}", encoding="utf-8")
+        assert run_bench(bench.path.parent / "grid.toml", bench.path, jobs) == []
+    assert [call["threads"] for call in calls(bench)] == ["5"] * 4
+    (bench.path.parent / "grid.toml").write_text(f"threads = 4\n{text}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="began with 5 threads, and the grid says threads = 4"):
+        run_bench(bench.path.parent / "grid.toml", bench.path)
+
+
 def test_a_failed_cell_is_recorded_the_rest_goes_on_and_it_is_tried_again(bench, caplog):
     with caplog.at_level(logging.INFO, "condense"):
         assert run(bench, random_1="fail", dm_0="die") == [NAMES[1], NAMES[2]]
