@@ -1,9 +1,8 @@
 """Bytes that changed on disk: each cut at 64 bytes and each flip is found, and what is damaged is named."""
 
 import logging
-import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 
 from condense.artifact import load_artifact
 from condense.costs import Cost
-from condense.errors import ArtifactError, CondenseError, DataError
+from condense.errors import ArtifactError, DataError
 from condense.experts import TrajectoryStore
 from condense.rng import generator
 from condense.runs.checkpoint import latest_checkpoint, save_checkpoint
@@ -38,7 +37,10 @@ def damages(content: bytes) -> Iterator[tuple[str, bytes]]:
     for kind, places in classes.items():
         for place in places[:: max(1, len(places) // 12)]:
             for mask in MASKS:
-                yield f"{kind} at {place} ^ {mask}", content[:place] + bytes([content[place] ^ mask]) + content[place + 1 :]
+                yield (
+                    f"{kind} at {place} ^ {mask}",
+                    content[:place] + bytes([content[place] ^ mask]) + content[place + 1 :],
+                )
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "data.safetensors", "labels.safetensors", "preview.png"])
