@@ -12,6 +12,7 @@ from condense.allocator import tune_allocator
 from condense.cache import cache_dir
 from condense.cli.verbs import app
 from condense.errors import CondenseError, NumericsError
+from condense.text import printable
 
 __all__ = ["main"]
 
@@ -60,5 +61,5 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _fail(message: str, code: int) -> NoReturn:
     for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {printable(line)}", file=sys.stderr)
     sys.exit(code)

@@ -35,8 +35,8 @@ TEXTS = (
     "", " ", "x", "..", "../secret", "/etc/passwd", "/dev/zero", "~nobody/x", "~nobody-is-called-so/x", "a/b", "a\\b",
     "a\0b", "\x1b[31m", "é" * 50, "x" * 5000, "NaN", "none", "folder:/", "folder:~nobody", "npz:/dev/zero", "npz:a\0b",
     "digits", "convnet:width=9999999", "convnet:depth=-1", "torchvision:os", "cuda:99", "meta", "hard", "soft", "zca",
-    "distances", "published:x", "__metadata__", "F64", "I64", "I32", "BF16", "F8_E4M3", "U8", "BOOL", "data.safetensors",
-    "labels.safetensors", "0" * 64,
+    "distances", "published:x", "__metadata__", "F64", "I64", "I32", "BF16", "F8_E4M3", "U8", "BOOL",
+    "data.safetensors", "labels.safetensors", "0" * 64,
 )  # fmt: skip
 RAW = (
     "RAW:NaN", "RAW:-Infinity", "RAW:1e999", "RAW:" + "9" * 5000, "RAW:nan", "RAW:inf", "RAW:1979-05-27", "RAW:",
