@@ -29,6 +29,8 @@ from condense.text import MOST_TOML, parse_toml, read_text
 
 DISTILLING = "kd_small"
 """The protocol of methods whose labels are teachers', where nobody chooses one: others leave such labels out."""
+MOST_IPC = 10**9
+"""Rows are looked up for fewer: others have no ratio to them."""
 MOST_PROBLEMS = 20
 """Unknown keys that are spelt out: to find a name that is like one takes a millisecond."""
 MIRROR_FREE = "_".join(name for name in FULL_STRATEGY.split("_") if name != "flip")
@@ -274,7 +276,13 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
         below.append(Layer(f"method {method}", {"protocol": DISTILLING}))
     if _is_source(dataset) and not find_source(str(dataset))[0].mirrored:
         below.append(Layer(f"data set {dataset}", {"dsa": MIRROR_FREE}))
-    if method in METHODS and isinstance(dataset, str) and isinstance(ipc, int) and ipc >= 1 and recipe != "none":
+    if (
+        method in METHODS
+        and isinstance(dataset, str)
+        and isinstance(ipc, int)
+        and 1 <= ipc < MOST_IPC
+        and recipe != "none"
+    ):
         row = find_row(method, dataset, ipc, recipe)
         if row is not None:
             below.append(Layer(_row_name(row, ipc), row["values"]))

@@ -15,12 +15,18 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from condense.errors import DiskError
+from condense.errors import ConfigError, DiskError
 
 
 def absolute(path: Path) -> Path:
-    """`path` from the root, with ~ replaced: what it names does not change with the folder a program runs in."""
-    return path.expanduser().absolute()
+    """`path` from the root, with ~ replaced: what it names does not change with the folder a program runs in.
+
+    Raises ConfigError for the home of a user who is not there.
+    """
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: {error} Give the whole path.") from None
 
 
 AbsolutePath = Annotated[Path, AfterValidator(absolute)]

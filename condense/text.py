@@ -76,6 +76,11 @@ def _refuse_dates(value: Any) -> None:
         _refuse_dates(inner)
 
 
+def printable(text: str) -> str:
+    """A line without what is no letter or sign, such as the codes by which a text takes over a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def seal(content: dict[str, Any], indent: int) -> bytes:
     """UTF-8 JSON of `content` and its seal. Raises ValueError for numbers that are not finite."""
     text = json.dumps(content | {SEAL: _BLANK}, indent=indent, ensure_ascii=False, allow_nan=False).encode() + b"\n"

@@ -101,6 +101,10 @@ def logged(folder: Path) -> Any:
     return len(lines) if len(lines) == 4 and lines[3].endswith("}") else 2
 
 
+def checkpoint(folder: Path, iteration: int) -> None:
+    save_checkpoint(folder / "checkpoints", iteration, {"x": torch.full((1000,), float(iteration))}, "f")
+
+
 def checkpointed(folder: Path) -> int:
     found = latest_checkpoint(folder / "checkpoints", "f")
     assert found is not None and torch.equal(found.state["x"], torch.full((1000,), float(found.iteration)))
@@ -162,11 +166,8 @@ SCENES = {
         lambda folder: digest(folder / "a.json"),
     ),
     "checkpoint": Scene(
-        lambda folder: (
-            [save_checkpoint(folder / "checkpoints", i, {"x": torch.full((1000,), float(i))}, "f") for i in (1, 5)]
-            and None
-        ),
-        lambda folder: save_checkpoint(folder / "checkpoints", 10, {"x": torch.full((1000,), 10.0)}, "f"),
+        lambda folder: [checkpoint(folder, 1), checkpoint(folder, 5)],
+        lambda folder: checkpoint(folder, 10),
         checkpointed,
     ),
     "metrics": Scene(
@@ -187,19 +188,19 @@ SCENES = {
     "run": Scene(nothing, begin, begun, (({"ipc": 1}, None),)),
     "report": Scene(nothing, report, lambda folder: [digest(folder / "bench.json"), digest(folder / "report")]),
     "cache": Scene(
-        nothing, lambda folder: _write(MAP, folder / "cache" / "map"), lambda folder: digest(folder / "cache" / "map")
+        nothing, lambda folder: _write(MAP, folder / "cache" / "map"), lambda folder: digest(folder / "cache")
     ),
-    "lock": Scene(nothing, lambda folder: lock(folder / "lock").close(), lambda folder: None),
+    "lock": Scene(nothing, lambda folder: lock(folder / "lock").close(), nothing),
 }
 
 
-def play(name: str, work: Path) -> tuple[int, list[str]]:
-    """How many changes were made to fail, and what was wrong after them."""
+def play(name: str, work: Path) -> tuple[int, int, list[str]]:
+    """How many changes were made to fail, of how many of these the user was told, and what was wrong after them."""
     scene, faults, wrong = SCENES[name], ctypes.CDLL(None), []
     shutil.rmtree(work, ignore_errors=True)
     (work / "before").mkdir(parents=True)
     scene.before(work / "before")
-    old, folder, tried = scene.look(work / "before"), work / "now", 0
+    old, folder, tried, told = scene.look(work / "before"), work / "now", 0, 0
     shutil.copytree(work / "before", folder)
     scene.write(folder)
     states = (old, scene.look(folder), *scene.between)
@@ -220,7 +221,7 @@ def play(name: str, work: Path) -> tuple[int, list[str]]:
                 count = faults.fault_disarm()
             if n >= count:
                 break
-            tried += 1
+            tried, told = tried + 1, told + (message is not None)
             try:
                 found = scene.look(folder)
                 assert found in states or name == "report", f"neither the old nor the new state: {found}"
@@ -232,7 +233,7 @@ def play(name: str, work: Path) -> tuple[int, list[str]]:
                 assert not left, f"left behind: {left}"
             except Exception:
                 wrong.append(f"{words} {n}: {traceback.format_exc()}")
-    return tried, wrong
+    return tried, told, wrong
 
 
 if __name__ == "__main__":

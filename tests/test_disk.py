@@ -25,7 +25,7 @@ NAMES = (
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, list[str]]]:
+def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int, list[str]]]:
     compiler = shutil.which("cc")
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs a C compiler and Linux")
@@ -41,12 +41,14 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, lis
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_failing_disk_leaves_the_old_or_the_new(name: str, played: dict[str, tuple[int, list[str]]]) -> None:
-    tried, wrong = played[name]
-    assert tried >= 8 and not wrong, "\n".join(wrong)
+def test_a_failing_disk_leaves_the_old_or_the_new(name: str, played: dict[str, tuple[int, int, list[str]]]) -> None:
+    """Six of the eight faults are errors. What they keep from being deleted is deleted later, and nobody is told."""
+    tried, told, wrong = played[name]
+    assert not wrong, "\n".join(wrong)
+    assert tried >= 8 and told > tried / 3
 
 
-def test_every_scene_is_played(played: dict[str, tuple[int, list[str]]]) -> None:
+def test_every_scene_is_played(played: dict[str, tuple[int, int, list[str]]]) -> None:
     assert set(NAMES) == set(played)
 
 

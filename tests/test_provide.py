@@ -134,3 +134,13 @@ def test_a_network_that_diverges_says_which_key_to_change(method, values, words,
     known = {key: SMALL[key] for key in SMALL if key in fields(method)}
     with pytest.raises(NumericsError, match=words):
         api.run(resolve([Layer("test", known | values | {"method": method})]), tmp_path / "run")
+
+
+def test_an_expert_that_is_damaged_is_trained_again_to_the_same_bits(tmp_path, caplog):
+    path = buffer("ftd", tmp_path / "ftd", num_experts=2) / "trajectories.bin"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    with caplog.at_level("WARNING", "condense"):
+        buffer("ftd", tmp_path / "ftd", num_experts=2)
+    assert path.read_bytes() == whole
+    assert "experts [1] are damaged and are trained again" in caplog.text

@@ -11,6 +11,7 @@ from cyclopts import CycloptsError
 from condense.cli.verbs import app
 from condense.errors import CondenseError, NumericsError, RankError
 from condense.processes import rank, settle_process, started
+from condense.text import printable
 
 __all__ = ["main"]
 
@@ -73,5 +74,5 @@ def _reported_here(error: Exception) -> bool:
 
 def _fail(message: str, code: int) -> NoReturn:
     for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {printable(line)}", file=sys.stderr)
     sys.exit(code)

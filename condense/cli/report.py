@@ -25,6 +25,7 @@ from condense.evaluation import Evaluation, load_protocols, paired_difference, p
 from condense.methods import METHODS, Condenser, Problem, get_method
 from condense.networks import NETWORKS
 from condense.robustness import Interval, Robustness
+from condense.text import printable
 
 
 def columns(table: Sequence[Sequence[str]]) -> str:
@@ -202,29 +203,28 @@ def _paper(method: type[Condenser]) -> str:
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """A summary of a distilled set in columns."""
+    """A summary of a distilled set in columns, which may be a stranger's."""
     stored = stored_bytes(manifest)
     n, channels, height, width = manifest.images.shape
     evaluations = [
         ("evaluation", f"{percent(e.mean, e.ci95)} % on {e.network}, protocol {e.protocol}, {e.n} networks")
         for e in manifest.evaluations
     ]
-    return columns(
-        [
-            ("method", f"{manifest.method.name}, {manifest.method.ipc} images per class"),
-            ("dataset", f"{manifest.dataset.name} ({manifest.dataset.source})"),
-            ("images", f"{n} of {channels}x{height}x{width}" + _decoded(manifest.images)),
-            ("labels", f"{manifest.labels.kind}, {len(manifest.classes)} classes: {', '.join(manifest.classes)}"),
-            *([("store", _store(manifest.store))] if manifest.store is not None else []),
-            ("preprocessing", manifest.preprocessing.kind),
-            ("learned lr", "none" if manifest.lr is None else f"{manifest.lr:.6g}"),
-            ("bytes", f"{sum(stored.values())}: {', '.join(f'{name} {count}' for name, count in stored.items())}"),
-            *evaluations,
-            ("made", f"{manifest.created} with {', '.join(f'{k} {v}' for k, v in manifest.versions.items())}"),
-            *(("bits", ", ".join(f"{key} {value}" for key, value in part.items())) for part in manifest.numerics),
-            *((name, f"{payload.bytes} bytes, SHA-256 {payload.sha256}") for name, payload in manifest.payload.items()),
-        ]
-    )
+    lines = [
+        ("method", f"{manifest.method.name}, {manifest.method.ipc} images per class"),
+        ("dataset", f"{manifest.dataset.name} ({manifest.dataset.source})"),
+        ("images", f"{n} of {channels}x{height}x{width}" + _decoded(manifest.images)),
+        ("labels", f"{manifest.labels.kind}, {len(manifest.classes)} classes: {', '.join(manifest.classes)}"),
+        *([("store", _store(manifest.store))] if manifest.store is not None else []),
+        ("preprocessing", manifest.preprocessing.kind),
+        ("learned lr", "none" if manifest.lr is None else f"{manifest.lr:.6g}"),
+        ("bytes", f"{sum(stored.values())}: {', '.join(f'{name} {count}' for name, count in stored.items())}"),
+        *evaluations,
+        ("made", f"{manifest.created} with {', '.join(f'{k} {v}' for k, v in manifest.versions.items())}"),
+        *(("bits", ", ".join(f"{key} {value}" for key, value in part.items())) for part in manifest.numerics),
+        *((name, f"{payload.bytes} bytes, SHA-256 {payload.sha256}") for name, payload in manifest.payload.items()),
+    ]
+    return columns([(printable(name), printable(words)) for name, words in lines])
 
 
 def _store(record: StoreRecord) -> str:

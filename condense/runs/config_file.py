@@ -5,6 +5,8 @@ import json
 import re
 from collections.abc import Mapping
 
+from condense.text import printable
+
 
 def to_toml(values: Mapping[str, object], origins: Mapping[str, str]) -> str:
     """Flat TOML, `key = value  # origin`, in the order of `values`.
@@ -15,7 +17,7 @@ def to_toml(values: Mapping[str, object], origins: Mapping[str, str]) -> str:
     lines = []
     for key, value in values.items():
         line = f"# {key} is unset" if value is None else f"{_key(key)} = {_value(value)}"
-        lines.append(f"{line}  # {_printable(origins[key])}\n")
+        lines.append(f"{line}  # {printable(origins[key])}\n")
     return "".join(lines)
 
 
@@ -52,7 +54,3 @@ def _value(value: object) -> str:
         case list() | tuple():
             return f"[{', '.join(map(_value, value))}]"
     raise TypeError(f"a value of type {type(value).__name__} cannot be written to config.toml")
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in text)

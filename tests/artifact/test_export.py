@@ -201,7 +201,7 @@ def test_failed_export_leaves_nothing(artifact_folder: Path, tmp_path: Path, mon
 
     monkeypatch.setattr(Path, "write_bytes", broken)
     for format in ("npz", "png", "folder"):
-        with pytest.raises(DiskError, match="out cannot be written: disk full. Make room"):
+        with pytest.raises(DiskError, match=r"out cannot be written: disk full\. Make room"):
             export(artifact, tmp_path / "out", format)
     assert {path.name for path in tmp_path.iterdir()} == {"set"}
 

@@ -32,14 +32,17 @@ Paths = dict[str, list[list[Any]]]
 DEEP = 3000
 NUMBERS = (0, -1, 1, 2, 3, 5, 7, 9, 64, 2**15, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 10**30, 0.5, -0.0, 1e308, 5e-324)
 TEXTS = (
-    "", " ", "x", "..", "../secret", "/etc/passwd", "/dev/zero", "~nobody/x", "a/b", "a\\b", "a\0b", "\x1b[31m", "é" * 50,
-    "x" * 5000, "NaN", "none", "folder:/", "folder:~nobody", "npz:/dev/zero", "npz:a\0b", "digits", "convnet:width=9999999",
-    "convnet:depth=-1", "torchvision:os", "cuda:99", "meta", "hard", "soft", "zca", "distances", "published:x", "__metadata__",
-    "F64", "I64", "I32", "BF16", "F8_E4M3", "U8", "BOOL", "data.safetensors", "labels.safetensors", "0" * 64,
+    "", " ", "x", "..", "../secret", "/etc/passwd", "/dev/zero", "~nobody/x", "~nobody-is-called-so/x", "a/b", "a\\b",
+    "a\0b", "\x1b[31m", "é" * 50, "x" * 5000, "NaN", "none", "folder:/", "folder:~nobody", "npz:/dev/zero", "npz:a\0b",
+    "digits", "convnet:width=9999999", "convnet:depth=-1", "torchvision:os", "cuda:99", "meta", "hard", "soft", "zca",
+    "distances", "published:x", "__metadata__", "F64", "I64", "I32", "BF16", "F8_E4M3", "U8", "BOOL",
+    "data.safetensors", "labels.safetensors", "0" * 64,
 )  # fmt: skip
 RAW = (
-    "RAW:NaN", "RAW:-Infinity", "RAW:1e999", "RAW:" + "9" * 5000, "RAW:nan", "RAW:inf", "RAW:1979-05-27", "RAW:00:00:00",
-    "RAW:" + "[" * DEEP + "]" * DEEP, "RAW:" + '{"a":' * DEEP + "0" + "}" * DEEP, 'RAW:"\\ud800"', "RAW:", "RAW:0x_", "RAW:'''",
+    "RAW:NaN", "RAW:-Infinity", "RAW:1e999", "RAW:" + "9" * 5000, "RAW:nan", "RAW:inf", "RAW:1979-05-27", "RAW:",
+    "RAW:0x_",
+    "RAW:" + "[" * DEEP + "]" * DEEP, "RAW:" + '{"a":' * DEEP + "0" + "}" * DEEP, 'RAW:"\\ud800"', "RAW:00:00:00",
+    "RAW:'''",
 )  # fmt: skip
 SHAPES = (
     [],
@@ -65,8 +68,9 @@ VALUES = st.one_of(
 )
 BYTES = st.one_of(
     st.binary(min_size=1, max_size=8),
-    st.sampled_from([b"\xff\xff\xff\x7f", b"\0\0\x80\x7f", b"\0\0\xc0\x7f", b"\0\x7c", b"\xff" * 8, b"\0" * 64, b"[" * 5000]),
-    st.sampled_from([b"{", b"}", b'"', b",", b"[[a]]\n", b"a.b = 1\n", b"\n[x]\n", b"\n" + b"a." * 5000 + b"a=1\n", b"\xef\xbb\xbf"]),
+    st.sampled_from([b"\xff\xff\xff\x7f", b"\0\0\x80\x7f", b"\0\0\xc0\x7f", b"\0\x7c", b"\xff" * 8, b"\0" * 64]),
+    st.sampled_from([b"{", b"}", b'"', b",", b"[" * 5000, b"[[a]]\n", b"a.b = 1\n", b"\n[x]\n", b"\xef\xbb\xbf"]),
+    st.sampled_from([b"\n" + b"a." * 5000 + b"a = 1\n", b"\n[" + b"a." * 99 + b"a]\n" + b"b = 1\n" * 9]),
 ).map(lambda content: content.decode("latin-1"))  # fmt: skip
 KINDS = (
     "missing",
@@ -258,5 +262,6 @@ def _sealed(text: bytes, seal: Any) -> bytes:
     """`text` with the seal that belongs to it in the place of `seal`."""
     if not isinstance(seal, str) or len(seal) != 64:
         return text
-    text = text.replace(seal.encode(), b"0" * 64)
-    return text.replace(b"0" * 64, hashlib.sha256(text).hexdigest().encode(), 1)
+    blank = b'"seal": "' + b"0" * 64
+    text = text.replace(b'"seal": "' + seal.encode(), blank)
+    return text.replace(blank, b'"seal": "' + hashlib.sha256(text).hexdigest().encode())

@@ -132,7 +132,8 @@ def unsigned(value: Any, content: dict[str, bytes]) -> None:
 def use_artifact(folder: Path) -> None:
     """All that is done with a set without training on it."""
     loaded = load_artifact(folder)
-    repr(loaded), loaded[0], loaded.pixels(), stored_bytes(loaded.manifest), manifest_text(loaded.manifest)
+    repr(loaded), loaded[0], loaded.pixels(), stored_bytes(loaded.manifest)
+    assert all(line.isprintable() for line in manifest_text(loaded.manifest).split("\n"))
     if loaded.store is not None:
         for epoch in range(loaded.store.views.epochs):
             list(loaded.replay(epoch))
