@@ -148,12 +148,12 @@ def test_a_later_command_keeps_the_threads_of_the_first(bench, monkeypatch, capl
 
 def test_a_grid_can_say_how_many_threads(bench, monkeypatch):
     """So that the bits do not depend on the number of jobs; and not another number than the cells had."""
-    monkeypatch.setattr(runner, "cores", lambda: 6)
+    monkeypatch.setattr(local, "cores", lambda: 6)
     (bench.path / "story.json").write_text("{}", encoding="utf-8")
     text = grid(bench.path.parent).read_text()
     for jobs in (1, 2):
         (bench.path.parent / "grid.toml").write_text(f"threads = 5\n{text}", encoding="utf-8")
-        assert run_bench(bench.path.parent / "grid.toml", bench.path, jobs) == []
+        assert run_bench(bench.path.parent / "grid.toml", bench.path, Local(jobs)) == []
     assert [call["threads"] for call in calls(bench)] == ["5"] * 4
     (bench.path.parent / "grid.toml").write_text(f"threads = 4\n{text}", encoding="utf-8")
     with pytest.raises(ConfigError, match="began with 5 threads, and the grid says threads = 4"):
