@@ -230,7 +230,7 @@ def _class_folders(path: Path) -> dict[str, Any]:
     """path/CLASS/FILE, classes in alphabetical order, as torchvision's ImageFolder reads it."""
     classes = class_names(path)
     files, labels = class_files(path, classes)
-    pictures = split(read_pictures(files, files[0]), labels, str(path))
+    pictures = split(read_pictures(files), labels, str(path))
     return {"images": pictures.images, "labels": pictures.labels, "classes": classes}
 
 
@@ -251,7 +251,7 @@ def _listed_pictures(path: Path) -> dict[str, Any]:
     for name in names:
         if Path(name).name != name:
             raise ArtifactError(f"{table}: {name!r} is not the plain name of a file beside it.")
-    pictures = split(read_pictures([path / name for name in names], path / names[0]), hard, str(path))
+    pictures = split(read_pictures([path / name for name in names]), hard, str(path))
     return {"images": pictures.images, "labels": torch.tensor(soft) if columns else pictures.labels}
 
 

@@ -12,14 +12,11 @@ from condense.errors import DataError
 MODES = ("L", "RGB")
 """The modes of Pillow that are read: grey and colour, 8 bits a channel."""
 
-_Form = tuple[str, tuple[int, int]]
-"""Pillow's mode and (width, height) of an image."""
-
 
 def read_folder(path: Path, download: bool) -> Raw:
     """Images path/train/CLASS/FILE and path/test/CLASS/FILE (or val/ for test/), classes in alphabetical order.
 
-    Every image is grey ("L") or RGB, 8 bits, and all have one square size. Hidden files are skipped.
+    Every image is grey ("L") or RGB, 8 bits, and all have one square size; see `read_pictures`. Hidden files are skipped.
     Raises DataError, which names the file or folder at fault.
     """
     del download  # nothing to fetch
@@ -40,9 +37,10 @@ def read_folder(path: Path, download: bool) -> Raw:
         raise DataError(f"{train} and {test} must hold the same class folders, but differ in {sorted(different)}.")
     files, labels = class_files(train, classes)
     test_files, test_labels = class_files(test, classes)
+    pictures = read_pictures([*files, *test_files])
     return Raw(
-        split(read_pictures(files, files[0]), labels, str(train)),
-        split(read_pictures(test_files, files[0]), test_labels, str(test)),
+        split(pictures[: len(files)], labels, str(train)),
+        split(pictures[len(files) :], test_labels, str(test)),
         classes,
         f"image folder {path.name} (train/, {test.name}/)",
     )
@@ -64,13 +62,17 @@ def class_files(path: Path, classes: Sequence[str]) -> tuple[list[Path], NDArray
     return [file for file, _ in found], np.array([label for _, label in found])
 
 
-def read_pictures(files: Sequence[Path], like: Path) -> NDArray[np.uint8]:
-    """The images in `files`, [n, size, size] or [n, size, size, 3]: square, grey or RGB, of the form of `like`.
+def read_pictures(files: Sequence[Path]) -> NDArray[np.uint8]:
+    """The images in `files`, [n, size, size] if all are grey, else [n, size, size, 3]: square, of the first one's size.
 
-    Raises DataError, which names the file at fault.
+    A grey image among RGB ones is the RGB image that looks the same: three equal channels. Raises DataError, which
+    names the file at fault.
     """
-    form = _open(like)[0]
-    return np.stack([_pixels(file, form, like) for file in files])
+    pictures = [_pixels(files[0], None)]
+    pictures += [_pixels(file, (len(pictures[0]), files[0])) for file in files[1:]]
+    if any(picture.ndim == 3 for picture in pictures):
+        pictures = [picture if picture.ndim == 3 else picture[..., None].repeat(3, 2) for picture in pictures]
+    return np.stack(pictures)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -79,26 +81,29 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _open(file: Path) -> tuple[_Form, NDArray[np.uint8]]:
+def _open(file: Path) -> tuple[str, NDArray[np.uint8]]:
     from PIL import Image
 
     try:
         with Image.open(file) as image:
-            return (image.mode, image.size), np.asarray(image)
+            return image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{file}: not an image that Pillow can read ({error}). Mend or remove it.") from error
 
 
-def _pixels(file: Path, wanted: _Form, first: Path) -> NDArray[np.uint8]:
-    (mode, (width, height)), pixels = _open(file)
+def _pixels(file: Path, wanted: tuple[int, Path] | None) -> NDArray[np.uint8]:
+    """Of one file; `wanted` is the side of the first image, and its file."""
+    mode, pixels = _open(file)
+    height, width = pixels.shape[:2]
     if mode not in MODES or width != height:
         raise DataError(
             f"{file}: a {width}x{height} image of mode {mode}; allowed are square images of mode "
             f"{' or '.join(MODES)}. With Pillow: image.convert('RGB').resize((size, size))."
         )
-    if (mode, (width, height)) != wanted:
+    if wanted is not None and width != wanted[0]:
+        side, first = wanted
         raise DataError(
-            f"{file}: {mode}, {width}x{height}, but {first} is {wanted[0]}, {wanted[1][0]}x{wanted[1][1]}; all images "
-            f"must have one mode and size. With Pillow: image.convert({wanted[0]!r}).resize({wanted[1]})."
+            f"{file}: {width}x{height}, but {first} is {side}x{side}; all images must have one size. With Pillow: "
+            f"image.resize(({side}, {side}))."
         )
     return pixels

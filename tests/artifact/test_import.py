@@ -484,7 +484,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "nothing": (lambda folder: None, "no image in it"),  # noqa: ARG005
     "a file for a class": (lambda folder: (folder / "x").touch(), "x: expected a folder, one for each class"),
     "no picture": (lambda folder: ((folder / "0").mkdir(), (folder / "0" / "a.png").touch()), "not an image"),
-    "two forms": (colour, r"b\.png: L, 8x8, but .*a\.png is RGB, 8x8"),
+    "a coloured one among grey ones": (colour, r"images are \[3, 8, 8\], those of digits \[1, 8, 8\]"),
     "empty table": (table, "must have the columns file and label"),
     "other columns": (lambda folder: table(folder, ["a.png", 0], header=("name", "label")), r"columns .* \('file'\)"),
     "a label in words": (lambda folder: table(folder, ["a.png", "zero"]), "columns file and label.*'zero'"),
