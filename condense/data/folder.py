@@ -16,7 +16,7 @@ MODES = ("L", "RGB")
 def read_folder(path: Path, download: bool) -> Raw:
     """Images path/train/CLASS/FILE and path/test/CLASS/FILE (or val/ for test/), classes in alphabetical order.
 
-    Every image is grey ("L") or RGB, 8 bits, and all have one square size; see `read_pictures`. Hidden files are skipped.
+    Every image is grey ("L") or RGB, 8 bits, and all have one square size (`read_pictures`). Hidden files are skipped.
     Raises DataError, which names the file or folder at fault.
     """
     del download  # nothing to fetch
