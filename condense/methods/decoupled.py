@@ -13,7 +13,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from condense.errors import NumericsError
 from condense.methods.base import MethodConfig, Metrics, Names, Need, NetworkSpec, Problem
 from condense.synthetic import (
     DistilledSet,
@@ -173,8 +172,4 @@ class Decoupled(Generic[C]):
         )
         classes = problem.data.num_classes
         labels = hard_labels(classes, len(images) // classes, images.device)
-        try:
-            store = self.store(problem, images, labels, views)
-        except NumericsError as error:
-            raise NumericsError(f"{self.name}, after the last iteration: {error}") from None
-        return DistilledSet(images, labels, store=store)
+        return DistilledSet(images, labels, store=self.store(problem, images, labels, views))

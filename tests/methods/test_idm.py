@@ -125,7 +125,7 @@ def test_training_is_sgd_with_a_velocity_that_stays_and_an_accuracy_that_does_no
     theta = state["nets"][2].clone().requires_grad_()
     optimiser = torch.optim.SGD([theta], lr=0.05, momentum=0.9, weight_decay=5e-4)
     for visit in (0, 1):
-        condenser.train(state, problem, 2, problem.rng("training", visit))
+        condenser.train(state, problem, visit, 2, problem.rng("training", visit))
         order = sample_per_class([torch.arange(120)], 60, problem.rng("training", visit))
         correct = []
         for step in range(3):
