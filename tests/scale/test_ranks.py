@@ -76,6 +76,7 @@ def test_ranks_that_come_apart_are_found(shared_steps):
         assert words.startswith("0 after 3 iterations rank 1 of 2 is ")
 
 
+@pytest.mark.slow
 def test_what_is_killed_or_stopped_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     """A rank is killed under torchrun, then another one alone is asked to stop, and the third try is left alone."""
     monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))

@@ -25,6 +25,7 @@ from condense.scale import Local, Ray, cluster
 # Ray reads these when it is imported: a driver of the same address, and a token.
 os.environ.update(cluster.HERE | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
 pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
 
 import ray_cluster
 
@@ -153,7 +154,6 @@ def test_a_bench_ends_with_the_same_tables_though_a_worker_is_killed(tmp_path, r
     killed_and_whole(tmp_path, ray, seeds=1, times=1, pause=1)
 
 
-@pytest.mark.slow
 def test_a_bench_ends_with_the_same_tables_though_ten_workers_are_killed(tmp_path, ray):
     killed_and_whole(tmp_path, ray, seeds=10, times=10, pause=6)
 
@@ -169,7 +169,6 @@ def test_what_a_cluster_has_not_is_refused_before_anything_is_written(tmp_path, 
     assert not (tmp_path / "store" / "trajectories.bin").exists()
 
 
-@pytest.mark.slow
 def test_a_cluster_that_is_started_for_a_command_listens_on_this_machine_alone():
     with Ray(jobs=1):
         import ray
