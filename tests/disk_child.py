@@ -188,7 +188,7 @@ SCENES = {
     "run": Scene(nothing, begin, begun, (({"ipc": 1}, None),)),
     "report": Scene(nothing, report, lambda folder: [digest(folder / "bench.json"), digest(folder / "report")]),
     "cache": Scene(
-        nothing, lambda folder: _write(MAP, folder / "cache" / "map"), lambda folder: digest(folder / "cache")
+        nothing, lambda folder: _write(MAP, folder / "cache" / "map"), lambda folder: digest(folder / "cache" / "map")
     ),
     "lock": Scene(nothing, lambda folder: lock(folder / "lock").close(), nothing),
 }
