@@ -34,8 +34,9 @@ def finish(
                 failed.append(event)
                 logger.warning("%s failed: %s", event.unit.name, event.words.splitlines()[-1])
                 continue
+            before = sum(done.values())
             done[event.unit.name] = event.steps if isinstance(event, Progress) else steps
-            if any(done.values()):
+            if sum(done.values()) not in (before, 0):
                 show(sum(done.values()))
             if isinstance(event, Done):
                 yield event.unit

@@ -44,11 +44,11 @@ from scenarios import (
 
 from condense import rng
 from condense.artifact import read_manifest
-from condense.bench import runner
 from condense.cli import main
 from condense.evaluation import protocols
 from condense.methods import METHODS
 from condense.processes import how_it_ended
+from condense.scale import local
 
 POLITE = (signal.SIGTERM, signal.SIGINT)
 STOPPED = {signal.SIGTERM: 75, signal.SIGINT: 130}
@@ -62,11 +62,17 @@ class Forked:
 
     case: "Case | None" = None
 
-    def __init__(self, arguments: Sequence[str], *, stdout: Any, preexec_fn: Any, **_: Any) -> None:
+    def __init__(self, arguments: Sequence[str], *, stdin: Any, stdout: Any, preexec_fn: Any, **_: Any) -> None:
         self.returncode: int | None = None
         assert Forked.case is not None
         verb = list(arguments[3:])
-        self.pid = Forked.case.start(verb, verb[-1].rpartition("/")[2], stdout.fileno(), preexec_fn)
+
+        def first() -> None:
+            preexec_fn()
+            os.dup2(stdin.fileno(), 0)
+            sys.stdin = os.fdopen(0)
+
+        self.pid = Forked.case.start(verb, verb[-1].rpartition("/")[2], stdout.fileno(), first)
         self.args = verb
 
     def poll(self) -> int | None:
@@ -176,7 +182,7 @@ class Harness:
         torch.set_num_threads(1)
         brief = brief_protocols()
         protocols.load_protocols = lambda: brief  # type: ignore[assignment]
-        runner.subprocess.Popen, runner.POLL = Forked, 0.01
+        local.subprocess.Popen, local.POLL = Forked, 0.01
         write_data(root / "blobs.npz")
         self.quiet: dict[str, dict[str, str]] = {}
         self.traces: dict[str, Traces] = {}

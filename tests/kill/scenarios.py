@@ -12,6 +12,7 @@ from problems import SMALL, blobs
 
 from condense.artifact import load_artifact
 from condense.bench.grid import LISTS
+from condense.config import DISTILLING
 from condense.evaluation import Protocol, load_protocol
 from condense.methods import METHODS, DecoupledConfig
 from condense.runs.config_file import to_toml
@@ -54,8 +55,9 @@ class Scenario:
 
 
 def brief_protocols() -> dict[str, Protocol]:
-    """The protocol `quick`, with training that only takes its time."""
-    return {"quick": replace(load_protocol("quick"), epochs=2, full_data_epochs=1, networks=1)}
+    """The two that are used, with training that only takes its time."""
+    names = (KEYS["protocol"], DISTILLING)
+    return {name: replace(load_protocol(name), epochs=2, full_data_epochs=1, networks=1) for name in names}
 
 
 def write_data(path: Path) -> None:
@@ -74,6 +76,7 @@ def keys(method: str, data: Path) -> dict[str, Any]:
         values["iterations"] = ITERATIONS
     if issubclass(config, DecoupledConfig):
         values |= {"teachers": (TAUGHT, TAUGHT) if len(values["teachers"]) > 1 else (TAUGHT,), "teacher_epochs": 3}
+        values["protocol"] = DISTILLING
     return values | ({"teacher_epochs": 2} if "teacher_momentum" in config.model_fields else {})
 
 

@@ -25,9 +25,9 @@ from condense.scale import Local, Ray, cluster
 # Ray reads these when it is imported: a driver of the same address, and a token.
 os.environ.update(cluster.HERE | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
-
 import ray_cluster
+
+pytestmark = pytest.mark.slow
 
 GRID = """
 methods = ["dm"]
