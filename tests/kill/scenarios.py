@@ -30,6 +30,13 @@ KEYS: dict[str, Any] = {
     "checkpoint_every": 2,
     "seed": 3,
 }
+IDLE = {
+    "sre2l": ("candidates",),
+    "cvdd": ("candidates",),
+    "infer": ("label_epochs", "label_batch"),
+    "kd_subset": ("score_networks", "score_epochs"),
+}
+"""Of the small settings, what is for other tests: a run refuses keys that do nothing."""
 ITERATIONS = 5
 TAUGHT = "convnet:width=4,depth=2,norm=batch"
 WATCHED = {"checkpoint_every": 1, "eval_every": 2, "tracker": ("tensorboard",)}
@@ -77,6 +84,7 @@ def keys(method: str, data: Path) -> dict[str, Any]:
     if issubclass(config, DecoupledConfig):
         values |= {"teachers": (TAUGHT, TAUGHT) if len(values["teachers"]) > 1 else (TAUGHT,), "teacher_epochs": 3}
         values["protocol"] = DISTILLING
+    values = {key: value for key, value in values.items() if key not in IDLE.get(method, ())}
     return values | ({"teacher_epochs": 2} if "teacher_momentum" in config.model_fields else {})
 
 
